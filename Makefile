@@ -1,0 +1,61 @@
+# Everything a newcomer or CI needs. `make demo` and `make test` set up first; nothing needs root.
+VENV ?= .venv
+UV := $(VENV)/bin/uv
+BIN := $(VENV)/bin
+EXTRAS ?= torch,trees,mlops,dev
+# pip reads PIP_FIND_LINKS, uv does not: hand it on, so that a site's own torch wheel is taken. Elsewhere uv picks
+# the torch build that fits the machine (CPU where there is no GPU).
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+ifeq ($(strip $(UV_FIND_LINKS)),)
+export UV_TORCH_BACKEND ?= auto
+unexport UV_FIND_LINKS
+endif
+export UV_LINK_MODE ?= copy
+unexport PYTHONPATH
+unexport VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long lint format bench constraints clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## make .venv (Python 3.11 or 3.12) and install everything this project needs
+
+# A Python of the right version is looked for first; uv fetches one only where there is none.
+$(UV):
+	@if command -v python3.11 >/dev/null && python3.11 -c '' 2>/dev/null; then python3.11 -m venv $(VENV); \
+	elif command -v python3.12 >/dev/null && python3.12 -c '' 2>/dev/null; then python3.12 -m venv $(VENV); \
+	elif command -v uv >/dev/null; then uv venv --seed --python 3.11 $(VENV); \
+	else echo "make: Python 3.11 or 3.12 is needed (or uv, which can fetch one)"; exit 1; fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.8,<1'
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(UV)
+	@echo "installing into $(VENV) (once; a few minutes on a first run)"
+	@$(UV) pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]' -c constraints.txt
+	@touch $@
+
+demo: setup ## the main job, end to end, on simulated traffic (under five minutes)
+	@$(BIN)/robustidps demo
+
+test: setup ## lint, types and tests
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not long' $(PYTEST_ARGS)
+
+test-long: setup ## soaks, fault matrices, minutes of fuzzing; rewrites docs/reliability.md
+	@$(BIN)/python -m pytest -m long --timeout 1800 $(PYTEST_ARGS)
+
+lint: setup ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: setup ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: setup ## print every performance figure as a ratio against its peer
+	@$(BIN)/python -m benchmarks
+
+constraints: setup ## resolve the newest versions that work together
+	@benchmarks/../deployments/constraints.sh
+
+clean: ## remove the environment and caches (never a home folder)
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

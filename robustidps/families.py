@@ -1,0 +1,202 @@
+"""What a model family is, and how built-in and third-party ones are found.
+
+A family is a light class: importing its module imports no framework. It says what it needs (`extra`), what it can be
+told (`settings`, a closed pydantic model whose field descriptions are its help), and how to train. It sees
+*standardised* features alone and gives *logits*; preprocessing before and calibrated softmax behind are the library's
+(`robustidps.onnx_graph`, `robustidps.training`), the same for all families. Families, ours and others', are found through the
+entry-point group `robustidps.families`; one that fails to import is listed with its error and breaks nothing else.
+
+    class MyFamily:                                    # satisfies ModelFamily
+        name = "my_family"
+        ...
+        def train(self, settings, train, validation, context): return MyTrained(...)
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from robustidps.errors import ConfigError, MissingExtraError, printable
+from robustidps.settings import CONFIGS, check_name, config_error, load_yaml
+
+__all__ = [
+    "GROUP",
+    "FamilyInfo",
+    "FamilySettings",
+    "ModelFamily",
+    "Standardised",
+    "TrainedModel",
+    "TrainingContext",
+    "discover",
+    "family_settings",
+    "get_family",
+]
+
+GROUP = "robustidps.families"
+Floats = npt.NDArray[np.float32]
+
+
+class FamilySettings(BaseModel):
+    """What every family can be told. Subclasses add fields, each with bounds and a description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="seed of initial weights and of the order of batches")
+
+
+@dataclass(frozen=True)
+class Standardised:
+    """Rows as a family sees them: x float32 [N, D] standardised, y int64 [N] class indices (all labelled)."""
+
+    x: Floats
+    y: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class TrainingContext:
+    """What training may use besides its rows.
+
+    n_classes: C, the width of the logits, also where a class has no row.
+    class_weights: float32 [C], balanced and clipped, mean 1 over the training rows; 0 for a class without rows.
+    threads: CPU threads to use.
+    epoch: call after each epoch with (number from 1, total, metrics such as {"train_loss": .., "val_loss": ..,
+        "val_macro_f1": ..}); shows progress, logs curves, and raises to cancel.
+    """
+
+    n_classes: int
+    class_weights: Floats
+    threads: int = 1
+    epoch: Callable[[int, int, dict[str, float]], None] = field(default=lambda number, total, metrics: None)
+
+
+@runtime_checkable
+class TrainedModel(Protocol):
+    """A model that has been trained."""
+
+    def logits(self, x: Floats) -> Floats:
+        """Standardised [N, D] to logits [N, C], computed by the native framework."""
+
+    def export_onnx(self, path: Path) -> None:
+        """Writes one ONNX file, no external data: input `x` float32 [N, D], output `logits` float32 [N, C], N dynamic."""
+
+    def save_native(self, folder: Path) -> None:
+        """Writes the framework's own artefact, pickle-free, into an existing empty folder."""
+
+
+@runtime_checkable
+class ModelFamily(Protocol):
+    """A kind of model."""
+
+    name: ClassVar[str]
+    """Identifier, as used on the command line."""
+    description: ClassVar[str]
+    framework: ClassVar[str]
+    """What trains it, e.g. `pytorch`."""
+    model_type: ClassVar[str]
+    """The guide's word for the kind of model, e.g. `pytorch`, `quantum`, `spiking`."""
+    extra: ClassVar[str]
+    """The extra of this package (or a plugin's) that brings the framework."""
+    requires: ClassVar[tuple[str, ...]]
+    """Top-level modules that must be importable to train; recorded with their versions as requirements."""
+    capabilities: ClassVar[frozenset[str]]
+    """Any of `calibrated`, `deterministic`, `spiking`, `quantum`."""
+    settings: ClassVar[type[FamilySettings]]
+
+    def train(
+        self, settings: Any, train: Standardised, validation: Standardised, context: TrainingContext
+    ) -> TrainedModel:
+        """Trains on `train`, stops early on `validation`. Deterministic by `settings.seed`.
+
+        Raises:
+            ConfigError: settings that can't work with these sizes.
+        """
+
+
+@dataclass(frozen=True)
+class FamilyInfo:
+    """A family as found: usable when `problem` is None."""
+
+    name: str
+    distribution: str
+    family: ModelFamily | None
+    problem: str | None = None
+    extra: str | None = None
+
+
+def discover() -> dict[str, FamilyInfo]:
+    """All families by name; broken and unavailable ones are in it with the reason. Ours win a contested name."""
+    found: dict[str, FamilyInfo] = {}
+    points = sorted(entry_points(group=GROUP), key=lambda p: (_distribution(p) != "robustidps", _distribution(p), p.name))
+    for point in points:
+        if point.name in found:
+            taken = f"the name is taken by {found[point.name].distribution}"
+            key = f"{point.name} ({_distribution(point)})"
+            found[key] = FamilyInfo(point.name, _distribution(point), None, taken)
+            continue
+        found[point.name] = _inspect(point)
+    return found
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "unknown"
+
+
+def _inspect(point: EntryPoint) -> FamilyInfo:
+    where = _distribution(point)
+    try:
+        check_name(point.name, "family name")
+        family = point.load()()
+    except Exception as error:  # noqa: BLE001 - a plugin may raise anything at import; it is reported, not hidden
+        return FamilyInfo(point.name, where, None, f"{type(error).__name__}: {printable(error)}")
+    if not isinstance(family, ModelFamily):
+        return FamilyInfo(point.name, where, None, "is not a ModelFamily (see robustidps.families)")
+    if family.name != point.name:
+        return FamilyInfo(point.name, where, None, f"calls itself {printable(family.name)!r}")
+    missing = [m for m in family.requires if importlib.util.find_spec(m) is None]
+    problem = f"{', '.join(missing)} not installed: pip install 'robustidps[{family.extra}]'" if missing else None
+    return FamilyInfo(point.name, where, family, problem, family.extra)
+
+
+def get_family(name: str) -> ModelFamily:
+    """The family `name`, ready to train.
+
+    Raises:
+        ConfigError: no such family, or it is broken.
+        MissingExtraError: its framework isn't installed.
+    """
+    found = discover()
+    info = found.get(name)
+    if info is None:
+        raise ConfigError(f"no family {printable(name)!r}", remedy=f"known: {', '.join(sorted(found))}")
+    if info.family is None:
+        raise ConfigError(f"family {name!r} of {info.distribution} can't be used: {info.problem}")
+    if info.problem:
+        raise MissingExtraError(f"what family {name!r} needs", info.extra or name)
+    return info.family
+
+
+def family_settings(family: ModelFamily, overrides: dict[str, Any] | None = None) -> FamilySettings:
+    """Settings from `configs/families/NAME.yaml` (where there is one) with `overrides` on top.
+
+    Raises:
+        ConfigError: an unknown key or a value out of range.
+    """
+    file = CONFIGS / "families" / f"{family.name}.yaml"
+    base = load_yaml(file, family.settings).model_dump() if file.is_file() else {}
+    try:
+        return family.settings.model_validate(base | (overrides or {}))
+    except ValidationError as error:
+        raise config_error(error, f"settings of family {family.name}", family.settings) from None

@@ -1,0 +1,203 @@
+"""One typed settings object, and how every YAML file of ours is read.
+
+Settings come from, in order of strength: arguments, the environment (`ROBUSTIDPS_*`), `HOME/settings.yaml`, defaults.
+Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
+
+    mlflow.db, artifacts/     MLflow's database and artefacts      captures/    simulated and ingested traffic
+    state.db                  our state store and ledger           runs/        working files of flows
+    keys/                     the installation's signing key       cache/       verified bundles, kept for rollback
+    prefect/                  Prefect's database and results       reports/     pages and pictures
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import platformdirs
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+
+from robustidps.errors import ConfigError, NameInvalidError, StorageError, printable
+
+__all__ = ["CONFIGS", "Settings", "check_name", "get_settings", "load_yaml", "use_settings", "writable"]
+
+CONFIGS = Path(__file__).parent / "configs"
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Settings(BaseSettings):
+    """Where things are and how they are reached. An unknown key is an error."""
+
+    model_config = SettingsConfigDict(env_prefix="ROBUSTIDPS_", extra="forbid", frozen=True)
+
+    home: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("robustidps"),
+        description="the folder that everything made lies under",
+    )
+    mlflow_tracking_uri: str | None = Field(default=None, description="MLflow's address; default: SQLite in home")
+    database_url: str | None = Field(default=None, description="the state store's SQLAlchemy URL; default: SQLite in home")
+    author: str = Field(default="unknown", max_length=200, description="recorded as the author of new versions")
+    debug: bool = Field(default=False, description="show tracebacks")
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def state_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.home / 'state.db'}"
+
+    def folder(self, *parts: str) -> Path:
+        """A folder under home, made if missing.
+
+        Raises:
+            StorageError: home can't be written to.
+        """
+        path = self.home.joinpath(*parts)
+        with writable(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        home = init_settings().get("home") or env_settings().get("home") or platformdirs.user_data_path("robustidps")
+        file = Path(home).expanduser() / "settings.yaml"
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=file)
+
+
+_current: Settings | None = None
+
+
+def get_settings() -> Settings:
+    """The settings in force; read once per process.
+
+    Raises:
+        ConfigError: an unknown key or a value that doesn't fit, named with its file or variable.
+    """
+    global _current
+    if _current is None:
+        _current = make_settings()
+    return _current
+
+
+def make_settings(**overrides: Any) -> Settings:
+    """Settings with `overrides` on top of environment and file. Raises ConfigError."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise config_error(error, "settings (ROBUSTIDPS_* or HOME/settings.yaml)") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not readable as YAML: {error}", where="settings.yaml") from None
+
+
+@contextmanager
+def use_settings(settings: Settings) -> Iterator[Settings]:
+    """Puts `settings` in force for a block."""
+    global _current
+    before, _current = _current, settings
+    try:
+        yield settings
+    finally:
+        _current = before
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe, and a key that is given twice is an error rather than a silent choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: Path, model: type[Model]) -> Model:
+    """Reads a YAML file into a typed, closed model.
+
+    Raises:
+        ConfigError: not there, not YAML, an unknown key, a value out of range; names file and key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+    except FileNotFoundError:
+        known = sorted(p.stem for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ConfigError("no such file", where=path, remedy=f"known here: {', '.join(known) or 'none'}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"can't be read: {error}", where=path) from None
+    except (yaml.YAMLError, TypeError, RecursionError) as error:
+        raise ConfigError(f"not readable as plain YAML: {' '.join(str(error).split())}", where=path) from None
+    if not isinstance(content, dict):
+        raise ConfigError("must be a mapping of keys to values", where=path)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise config_error(error, path, model) from None
+
+
+def config_error(error: ValidationError, where: object, model: type[BaseModel] | None = None) -> ConfigError:
+    """The first few problems of a pydantic error in one sentence each, as a ConfigError."""
+    parts = []
+    for item in error.errors()[:4]:
+        key = ".".join(str(k) for k in item["loc"]) or "(the whole)"
+        if item["type"] == "extra_forbidden":
+            parts.append(f"unknown key '{printable(key)}'")
+        else:
+            parts.append(f"'{printable(key)}' = {printable(repr(item.get('input')), 60)}: {item['msg']}")
+    known = f"known keys: {', '.join(model.model_fields)}" if model and "unknown key" in parts[0] else None
+    return ConfigError("; ".join(parts), where=where, remedy=known)
+
+
+def check_name(name: str, what: str = "model name") -> str:
+    """`name` if it is a lower-case identifier that is safe as a file name, in a URL and on a terminal.
+
+    Raises:
+        NameInvalidError: otherwise.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise NameInvalidError(
+            f"{printable(repr(name), 80)} is not a {what}",
+            remedy="use 1 to 63 of a-z, 0-9, _ and -, beginning with a letter",
+        )
+    return name
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals to write into one clear error.
+
+    Raises:
+        StorageError: the disk is full, the folder read-only or not ours.
+    """
+    try:
+        yield
+    except OSError as error:
+        reasons = {28: "the disk is full", 30: "the file system is read-only", 13: "permission denied", 1: "not permitted",
+                   122: "the disk quota is used up", 27: "the file size limit is reached"}
+        if error.errno not in reasons:
+            raise
+        raise StorageError(
+            f"can't be written: {reasons[error.errno]}", where=error.filename or path,
+            remedy="free space or choose another folder (ROBUSTIDPS_HOME)",
+        ) from None

@@ -1,0 +1,70 @@
+"""What all tests share: real data where it is there, a home of their own, and a watch on unpickling."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustidps.settings import Settings, use_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def missing_part(reason: str) -> None:
+    """Skips visibly where a real part is missing; fails under REQUIRE_REAL_PARTS=1."""
+    if os.environ.get("REQUIRE_REAL_PARTS") == "1":
+        pytest.fail(f"a real part is missing: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout (nsl_kdd, captures, ciciot2023)."""
+    if not SHARED.is_dir():
+        missing_part(f"no real data at {SHARED}")
+    return SHARED
+
+
+@pytest.fixture
+def home(tmp_path: Path):
+    """An empty installation of its own, in force for the test."""
+    with use_settings(Settings(home=tmp_path / "home")) as settings:
+        yield settings.home
+
+
+# --- Nothing in the system unpickles. Libraries of others may, in these modules, on data that never came from a user.
+ALLOWED_UNPICKLERS = (
+    "multiprocessing",  # its own pipes, between processes of one program
+    "concurrent/futures",
+    "execnet",
+    "xdist",
+    "cloudpickle",
+)
+_unpickled: list[str] = []
+
+
+def _watch(event: str, args: tuple) -> None:
+    if event != "pickle.find_class":
+        return
+    frame = sys._getframe(1)
+    stack = []
+    while frame is not None:
+        stack.append(frame.f_code.co_filename)
+        frame = frame.f_back
+    if not any(allowed in file for file in stack[:12] for allowed in ALLOWED_UNPICKLERS):
+        _unpickled.append(f"{args} from {stack[:6]}")
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(autouse=True)
+def no_unpickling():
+    """Fails a test in which anything outside the allow-list was unpickled."""
+    del _unpickled[:]
+    yield
+    assert not _unpickled, f"unpickled: {_unpickled[:3]}"
