@@ -31,7 +31,7 @@ class Interval(BaseModel):
 
 
 class ClassFigures(BaseModel):
-    """One class against the rest, by argmax of the probabilities. None where the class has no row (or no prediction)."""
+    """One class against the rest, by argmax of the probabilities. None where there is no row (or no prediction)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,7 +72,9 @@ class Evaluation(BaseModel):
     headline: dict[str, Interval] = Field(description="figures with block-bootstrap intervals, by metric name")
     figures: dict[str, float | None] = Field(description="further scalar figures, by metric name")
     timings: list[Timing] = Field(default_factory=list)
-    windows: list[dict[str, float | None]] = Field(default_factory=list, description="time-ordered windows behind `stability`")
+    windows: list[dict[str, float | None]] = Field(
+        default_factory=list, description="time-ordered windows behind `stability`"
+    )
     blocks: str = Field(description="what was resampled: campaign, day or row")
     n_blocks: int
     resamples: int
@@ -80,7 +82,7 @@ class Evaluation(BaseModel):
     notes: list[str] = Field(default_factory=list)
 
     def metric(self, name: str) -> float | None:
-        """The figure `name`: a headline, a scalar, or `recall.CLASS`, `precision.CLASS`, `f1.CLASS`; None if missing."""
+        """The figure `name`: a headline, a scalar, `recall.CLASS`, `precision.CLASS` or `f1.CLASS`; None if missing."""
         if name in self.headline:
             return self.headline[name].value
         if name in self.figures:
@@ -95,7 +97,8 @@ class Evaluation(BaseModel):
         """All figures that have a value, flat, for MLflow and `performance_metrics`."""
         flat = {k: v.value for k, v in self.headline.items()} | dict(self.figures)
         for label, entry in self.classes.items():
-            flat |= {f"recall.{label}": entry.recall.value, f"precision.{label}": entry.precision, f"f1.{label}": entry.f1}
+            flat[f"recall.{label}"] = entry.recall.value
+            flat |= {f"precision.{label}": entry.precision, f"f1.{label}": entry.f1}
         return {k: float(v) for k, v in flat.items() if v is not None}
 
 
