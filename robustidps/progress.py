@@ -1,10 +1,16 @@
-"""How long work tells how far it is: one callable, so that the library knows nothing of terminals or Prefect."""
+"""How long work tells how far it is: one callable, so that the library knows nothing of terminals or Prefect.
+
+Functions that take long have a `progress` argument. Between a command and the library stand Prefect tasks, which take
+only plain data; they ask `current()` for what the command line put up with `shown()`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "silent"]
+__all__ = ["Progress", "current", "shown", "silent"]
 
 
 class Progress(Protocol):
@@ -22,3 +28,22 @@ class Progress(Protocol):
 
 def silent(stage: str, done: float, total: float | None = None, *, unit: str = "", note: str = "") -> None:
     """Tells nobody."""
+
+
+_current: Progress = silent
+
+
+def current() -> Progress:
+    """What this process shows progress on; `silent` unless a command put something up."""
+    return _current
+
+
+@contextmanager
+def shown(progress: Progress) -> Iterator[None]:
+    """Makes `progress` the current one for a block."""
+    global _current
+    before, _current = _current, progress
+    try:
+        yield
+    finally:
+        _current = before

@@ -1,0 +1,148 @@
+"""What the command line draws: progress bars, one line per finished stage, tables, errors. All of it goes through rich.
+
+Progress and remarks go to standard error, results to standard output, so that `--json` output can be piped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from robustidps.errors import RobustIDPSError, printable
+from robustidps.progress import shown
+
+__all__ = ["bars", "emit_json", "fail", "line", "out", "remark", "table"]
+
+LABEL = 28
+"""Width of the left column in which a stage is named."""
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def line(label: str, text: str, style: str = "") -> None:
+    """A result: `label` on the left, what came of it on the right."""
+    styled = f"[{style}]{escape(text)}[/{style}]" if style else escape(text)
+    out.print(f"[bold]{escape(label):<{LABEL}}[/bold] {styled}")
+
+
+def remark(text: str) -> None:
+    err.print(f"[dim]{escape(text)}[/dim]")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> None:
+    """A table on standard output; columns named in `right` are set flush right."""
+    grid = Table(title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        grid.add_column(escape(column), justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(escape(printable(cell, 400)) for cell in row))
+    out.print(grid)
+
+
+def emit_json(content: Any) -> None:
+    """`content` as JSON on standard output, and nothing else there."""
+    sys.stdout.write(json.dumps(content, indent=2, default=str, allow_nan=False) + "\n")
+
+
+def fail(error: RobustIDPSError) -> None:
+    """One message: what, where, what to do."""
+    where = f"{error.where}: " if error.where else ""
+    err.print(f"[bold red]error[/bold red] {escape(where + error.problem)}")
+    if error.remedy:
+        err.print(f"      {escape(error.remedy)}")
+
+
+class _Bars:
+    """Progress bars, one a stage; a stage that ends becomes a line that stays."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.stage: str | None = None
+        self.task: Any = None
+        self.started = 0.0
+
+    def __call__(
+        self, stage: str, done: float, total: float | None = None, *, unit: str = "", note: str = ""
+    ) -> None:
+        if stage != self.stage:
+            self.finish()
+            self.stage, self.started = stage, time.monotonic()
+            self.task = self.progress.add_task(escape(f"{stage:<{LABEL}}"), total=total)
+        amount = f"{done:,.0f} {unit}" if unit else ""
+        text = "  ".join(part for part in (amount, note) if part)
+        self.progress.update(self.task, completed=done, total=total, amount=escape(printable(text)))
+
+    def finish(self) -> None:
+        if self.task is None:
+            return
+        state = self.progress.tasks[self.progress.task_ids.index(self.task)]
+        self.progress.update(self.task, total=state.total or max(state.completed, 1))
+        self.progress.update(self.task, completed=state.total or max(state.completed, 1))
+        self.progress.stop_task(self.task)
+        self.task = self.stage = None
+
+
+@contextmanager
+def bars(enabled: bool = True) -> Iterator[None]:
+    """Shows the progress of everything in the block on standard error (plain lines where it isn't a terminal)."""
+    if not enabled:
+        yield
+        return
+    if not err.is_terminal:
+        with shown(_Plain()):
+            yield
+        return
+    columns = (
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[amount]}"),
+        TimeElapsedColumn(),
+    )
+    with _with_amount(Progress(*columns, console=err)) as progress:
+        drawer = _Bars(progress)
+        try:
+            with shown(drawer):
+                yield
+        finally:
+            drawer.finish()
+
+
+@contextmanager
+def _with_amount(progress: Progress) -> Iterator[Progress]:
+    add = progress.add_task
+
+    def add_task(*args: Any, **fields: Any) -> Any:
+        return add(*args, **({"amount": ""} | fields))
+
+    progress.add_task = add_task  # type: ignore[method-assign]
+    with progress:
+        yield progress
+
+
+class _Plain:
+    """For logs: a line when a stage begins, and one every ten seconds while it lasts."""
+
+    def __init__(self) -> None:
+        self.stage: str | None = None
+        self.told = 0.0
+
+    def __call__(
+        self, stage: str, done: float, total: float | None = None, *, unit: str = "", note: str = ""
+    ) -> None:
+        now = time.monotonic()
+        if stage == self.stage and now - self.told < 10:
+            return
+        self.stage, self.told = stage, now
+        share = f" {100 * done / total:.0f} %" if total else ""
+        remark(f"{stage}{share}{'  ' + note if note else ''}")

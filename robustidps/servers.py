@@ -1,0 +1,121 @@
+"""Starts MLflow's and Prefect's own servers on loopback, and ends them again with everything they started.
+
+Both start helpers of their own, so each gets a process group, and the group is ended, not the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from robustidps.errors import UnavailableError
+from robustidps.progress import Progress, silent
+from robustidps.settings import Settings
+
+__all__ = ["Server", "free_port", "running"]
+
+HOST = "127.0.0.1"
+
+
+@dataclass
+class Server:
+    """One server process and where it answers."""
+
+    name: str
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self, grace_s: float = 10.0) -> None:
+        """Ends the whole process group: asks first, insists after `grace_s` seconds."""
+        for sig in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, sig)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(grace_s)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def free_port(preferred: int) -> int:
+    """`preferred` if nothing listens there on loopback, else one that the system picks."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise UnavailableError("no free port on loopback")
+
+
+@contextmanager
+def running(settings: Settings, *, timeout_s: float = 120.0, progress: Progress = silent) -> Iterator[list[Server]]:
+    """MLflow and Prefect, up and answering, for as long as the block lasts.
+
+    Raises:
+        UnavailableError: one ended or didn't answer within `timeout_s`; its log is named.
+    """
+    logs = settings.folder("logs")
+    artifacts = settings.folder("artifacts")
+    mlflow_port, prefect_port = free_port(5000), free_port(4200)
+    base = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
+    mlflow += ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", str(artifacts)]
+    prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
+    prefect_env = base | {
+        "PREFECT_HOME": str(settings.folder("prefect")),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_API_URL": f"http://{HOST}:{prefect_port}/api",
+        "PREFECT_UI_API_URL": f"http://{HOST}:{prefect_port}/api",
+    }
+    servers: list[Server] = []
+    try:
+        if not settings.tracking_uri.startswith("http"):
+            servers.append(_start("MLflow", mlflow, f"http://{HOST}:{mlflow_port}", base, logs))
+        servers.append(_start("Prefect", prefect, f"http://{HOST}:{prefect_port}", prefect_env, logs))
+        for server in servers:
+            _wait(server, timeout_s, progress)
+        yield servers
+    finally:
+        for server in servers:
+            server.stop()
+
+
+def _start(name: str, command: list[str], url: str, env: dict[str, str], logs: Path) -> Server:
+    log = logs / f"{name.lower()}.log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=env, start_new_session=True)
+    return Server(name, url, process, log)
+
+
+def _wait(server: Server, timeout_s: float, progress: Progress) -> None:
+    path = {"MLflow": "/health", "Prefect": "/api/health"}[server.name]
+    began = time.monotonic()
+    while time.monotonic() - began < timeout_s:
+        progress(f"starting {server.name}", time.monotonic() - began, None, unit="s")
+        if not server.alive:
+            break
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            with urllib.request.urlopen(server.url + path, timeout=2) as answer:  # noqa: S310 - our own loopback address
+                if answer.status == 200:
+                    return
+        time.sleep(0.3)
+    tail = server.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+    raise UnavailableError(f"{server.name} didn't start: {tail[0]}", where=server.log, remedy="see that log")
