@@ -205,7 +205,10 @@ class TrafficSet:
                 features,
                 labels,
                 time=table.column("_time").to_numpy(),
-                **{n: np.asarray(table.column(f"_{n}").to_pylist(), dtype=object) for n in ("source", "campaign", "tool")},
+                **{
+                    n: np.asarray(table.column(f"_{n}").to_pylist(), dtype=object)
+                    for n in ("source", "campaign", "tool")
+                },
                 provenance=provenance,
             )
         except (KeyError, ValidationError, ValueError, pa.ArrowException) as error:
