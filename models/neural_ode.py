@@ -4,8 +4,8 @@
     dh/dt = f(t, h) = W_2 tanh(W_1 h + b_1 + t a) + b_2         ODE block   [H] -> [W] -> [H], t from 0 to t1
     logits = W_out h(t1) + b_out                                decoder     h [H] -> [C]
 
-with D standardised features, C classes, H = `hidden`, W = `width`; t has no unit. W_1, W_2, a and the biases are the same
-at every t: that is what makes it a differential equation and not a stack of layers.
+with D standardised features, C classes, H = `hidden`, W = `width`; t has no unit. W_1, W_2, a and the biases are the
+same at every t: that is what makes it a differential equation and not a stack of layers.
 
 The equation is solved by the classical Runge-Kutta method of order 4 with a fixed number of equal steps, written out
 below. Adaptive solvers (torchdiffeq's dopri5) don't survive export to ONNX, and a fixed loop costs every flow the same
@@ -218,7 +218,7 @@ def _network_class() -> Any:
     torch = _torch()
     nn = torch.nn
 
-    class Network(nn.Module):  # type: ignore[name-defined,misc]
+    class Network(nn.Module):  # type: ignore[name-defined]
         """x [N, D] -> logits [N, C]."""
 
         def __init__(self, inputs: int, classes: int, settings: NeuralODESettings) -> None:
@@ -329,11 +329,9 @@ def _validate(network: Any, validation: Standardised, weights: Any) -> dict[str,
     """Class-weighted loss and macro-F1 (over the classes that have validation rows)."""
     torch = _torch()
     network.eval()
-    chunks = []
     with torch.inference_mode():
-        for start in range(0, len(validation), _CHUNK):
-            chunks.append(network(torch.from_numpy(validation.x[start : start + _CHUNK])))
-        logits, y = torch.cat(chunks), torch.from_numpy(validation.y)
+        chunks = torch.split(torch.from_numpy(np.ascontiguousarray(validation.x)), _CHUNK)
+        logits, y = torch.cat([network(chunk) for chunk in chunks]), torch.from_numpy(validation.y)
         # A class that training had no row of has weight 0; it can't be learnt, and must not decide when to stop.
         weight = weights[y]
         losses = torch.nn.functional.cross_entropy(logits, y, reduction="none") * weight
