@@ -2,8 +2,8 @@
 
 Rows are scored once. Each then becomes a pattern of small numbers (true class, predicted class, alert or not, how deep
 it lies among the benign scores, tool known or not); figures are ratios of pattern counts, their intervals come from
-`robustidps.evaluation.bootstrap`. What can't be known on the traffic at hand (no time, too few benign rows, no seen tools) is
-None with a sentence in `notes`. Every name is defined in `robustidps.evaluation.metrics.METRICS` and `docs/evaluation.md`.
+`robustidps.evaluation.bootstrap`. What can't be known on the traffic at hand (no time, too few benign rows) is None with a
+sentence in `notes`. Every name is defined in `robustidps.evaluation.metrics.METRICS` and `docs/evaluation.md`.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def paired(
     for who in (candidate, champion):
         if who.probabilities.shape != (len(held_out), schema.output_dim) or len(who) != len(held_out):
             raise SchemaError(
-                f"predictions of shape {who.probabilities.shape} for {len(held_out)} rows of {schema.output_dim} classes"
+                f"predictions of shape {who.probabilities.shape} for {len(held_out)} rows, {schema.output_dim} classes"
             )
     known = held_out.labelled
     if not known.any():
@@ -273,7 +273,7 @@ def _headline(
     notes.append(f"false_alerts_per_day is for {flows_per_day:,.0f} benign flows a day")
     fpr, fprs = values[rate], drawn[rate]
     if n_benign and fpr == 0:
-        # No false alert among n says that the rate is below 3/n at 95 % (Hanley & Lippman-Hand, JAMA 1983), not that it is 0.
+        # None among n says that the rate is below 3/n at 95 % (Hanley & Lippman-Hand, JAMA 1983), not that it is 0.
         fpr = min(1.0, 3 / n_benign)
         fprs = np.full_like(fprs, fpr)
         notes.append(
@@ -301,6 +301,9 @@ def _headline(
             headline[name] = entry
         else:
             headline[name] = entry
+    certain = [name for name, entry in headline.items() if entry.low is not None and entry.low == entry.high]
+    if certain:
+        notes.append(f"an interval without width says that all blocks agree, not more: {', '.join(certain)}")
     few = [
         name for c, name in enumerate(rows.schema.classes) if recalls[c].value is not None and recalls[c].low is None
     ]

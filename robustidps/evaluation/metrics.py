@@ -95,7 +95,7 @@ _PER_CLASS = {
 
 
 def describe(name: str) -> Metric | None:
-    """What `name` means: one of `METRICS`, or `recall.CLASS`, `precision.CLASS`, `f1.CLASS`; None if there is no such."""
+    """What `name` means: one of `METRICS`, `recall.CLASS`, `precision.CLASS` or `f1.CLASS`; None if unknown."""
     if name in METRICS:
         return METRICS[name]
     kind, dot, label = name.partition(".")
