@@ -4,14 +4,14 @@
     validation -> early stopping, temperature, alert thresholds, the `val_*` figures, rows for the parity gate
     both       -> reference profile (training rows), metadata -> robustidps.bundle.write_bundle
 
-Nothing is written before the bundle is complete and its ONNX agrees with the trained model; a training that is cancelled
-or fails leaves nothing behind. The test set never comes near this module.
+Nothing is written before the bundle is complete and its ONNX agrees with the trained model; a training that is
+cancelled or fails leaves nothing behind. The test set never comes near this module.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,13 +249,13 @@ def class_weights(
 
 def requirements(family: ModelFamily) -> list[str]:
     """What training used, as pip would install it: `name==version` for each module the family requires."""
-    providers: dict[str, list[str]] | None = None
+    providers: Mapping[str, list[str]] = {}
     found = []
     for module in family.requires:
         try:
             name, version = module, importlib.metadata.version(module)
         except importlib.metadata.PackageNotFoundError:
-            providers = importlib.metadata.packages_distributions() if providers is None else providers
+            providers = providers or importlib.metadata.packages_distributions()
             if module not in providers:
                 continue
             name = providers[module][0]
