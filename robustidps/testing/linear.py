@@ -1,0 +1,93 @@
+"""The smallest family there can be: softmax regression in NumPy. The suite's own tests use it, and a plugin may start
+from it; it is no entry point, so nobody trains it by accident.
+
+    logits = x W + b        x [N, D] standardised, W [D, C], b [C]
+
+trained by full-batch gradient descent on class-weighted cross-entropy.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from robustidps.calibration import softmax
+from robustidps.families import FamilySettings, Standardised, TrainedModel, TrainingContext
+
+__all__ = ["Linear", "LinearSettings", "TrainedLinear"]
+
+Floats = npt.NDArray[np.float32]
+
+
+class LinearSettings(FamilySettings):
+    """What softmax regression can be told."""
+
+    epochs: int = Field(default=40, ge=1, le=10_000, description="passes over the training rows")
+    learning_rate: float = Field(default=0.5, gt=0, le=10, description="step of gradient descent")
+
+
+class TrainedLinear:
+    """Weights [D, C] and biases [C]."""
+
+    def __init__(self, weights: Floats, biases: Floats) -> None:
+        self.weights, self.biases = weights, biases
+
+    def logits(self, x: Floats) -> Floats:
+        """Standardised [N, D] to logits [N, C]."""
+        return np.asarray(x @ self.weights + self.biases, np.float32)
+
+    def export_onnx(self, path: Path) -> None:
+        """One Gemm."""
+        import onnx
+        from onnx import helper, numpy_helper
+
+        width, classes = self.weights.shape
+        graph = helper.make_graph(
+            [helper.make_node("Gemm", ["x", "weights", "biases"], ["logits"])],
+            "linear",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", width])],
+            [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", classes])],
+            [numpy_helper.from_array(self.weights, "weights"), numpy_helper.from_array(self.biases, "biases")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        path.write_bytes(model.SerializeToString())
+
+    def save_native(self, folder: Path) -> None:
+        """`linear.json`: both arrays as lists."""
+        content = {"weights": self.weights.tolist(), "biases": self.biases.tolist()}
+        (folder / "linear.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+class Linear:
+    """Softmax regression."""
+
+    name: ClassVar[str] = "linear"
+    description: ClassVar[str] = "softmax regression in NumPy, for tests"
+    framework: ClassVar[str] = "numpy"
+    model_type: ClassVar[str] = "linear"
+    extra: ClassVar[str] = "dev"
+    requires: ClassVar[tuple[str, ...]] = ("numpy",)
+    capabilities: ClassVar[frozenset[str]] = frozenset({"calibrated", "deterministic"})
+    settings: ClassVar[type[FamilySettings]] = LinearSettings
+
+    def train(
+        self, settings: LinearSettings, train: Standardised, validation: Standardised, context: TrainingContext
+    ) -> TrainedModel:
+        rng = np.random.default_rng(settings.seed)
+        classes = context.n_classes
+        w = rng.normal(0, 0.01, (train.x.shape[1], classes))
+        b = np.zeros(classes)
+        target = np.eye(classes)[train.y]
+        weight = context.class_weights[train.y][:, None] / len(train)
+        for epoch in range(1, settings.epochs + 1):
+            slope = weight * (softmax(train.x @ w + b) - target)
+            w -= settings.learning_rate * train.x.T @ slope
+            b -= settings.learning_rate * slope.sum(axis=0)
+            right = (validation.x @ w + b).argmax(axis=1) == validation.y
+            context.epoch(epoch, settings.epochs, {"val_accuracy": float(right.mean()) if len(right) else 0.0})
+        return TrainedLinear(w.astype(np.float32), b.astype(np.float32))
