@@ -2,7 +2,7 @@
 
 Rows are scored once. Each then becomes a pattern of small numbers (true class, predicted class, alert or not, how deep
 it lies among the benign scores, tool known or not); figures are ratios of pattern counts, their intervals come from
-`robustidps.evaluation.bootstrap`. What can't be known on the traffic at hand (no time, too few benign rows) is None with a
+`robustidps.evaluation.bootstrap`. What can't be known on the traffic at hand (no time, too few rows) is None with a
 sentence in `notes`. Every name is defined in `robustidps.evaluation.metrics.METRICS` and `docs/evaluation.md`.
 """
 
