@@ -9,12 +9,12 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from robustidps.errors import RobustIDPSError, printable
@@ -32,7 +32,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 def line(label: str, text: str, style: str = "") -> None:
     """A result: `label` on the left, what came of it on the right."""
     styled = f"[{style}]{escape(text)}[/{style}]" if style else escape(text)
-    out.print(f"[bold]{escape(label):<{LABEL}}[/bold] {styled}")
+    with _live.aside() if _live else nullcontext():
+        out.print(f"[bold]{escape(f'{label:<{LABEL}}')}[/bold] {styled}")
 
 
 def remark(text: str) -> None:
@@ -41,7 +42,9 @@ def remark(text: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> None:
     """A table on standard output; columns named in `right` are set flush right."""
-    grid = Table(title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    grid = Table(
+        title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for column in columns:
         grid.add_column(escape(column), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -63,38 +66,50 @@ def fail(error: RobustIDPSError) -> None:
 
 
 class _Bars:
-    """Progress bars, one a stage; a stage that ends becomes a line that stays."""
+    """One live bar; a stage that ends becomes a line that stays, so that results can be printed between stages."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.stage: str | None = None
-        self.task: Any = None
-        self.started = 0.0
+        self.task: TaskID | None = None
 
-    def __call__(
-        self, stage: str, done: float, total: float | None = None, *, unit: str = "", note: str = ""
-    ) -> None:
-        if stage != self.stage:
+    def __call__(self, stage: str, done: float, total: float | None = None, *, unit: str = "", note: str = "") -> None:
+        if stage != self.stage or self.task is None:
             self.finish()
-            self.stage, self.started = stage, time.monotonic()
-            self.task = self.progress.add_task(escape(f"{stage:<{LABEL}}"), total=total)
+            self.stage = stage
+            self.task = self.progress.add_task(escape(f"{stage:<{LABEL}}"), total=total, amount="")
         amount = f"{done:,.0f} {unit}" if unit else ""
         text = "  ".join(part for part in (amount, note) if part)
         self.progress.update(self.task, completed=done, total=total, amount=escape(printable(text)))
 
     def finish(self) -> None:
+        """Ends the stage: its bar becomes a line of text."""
         if self.task is None:
             return
-        state = self.progress.tasks[self.progress.task_ids.index(self.task)]
-        self.progress.update(self.task, total=state.total or max(state.completed, 1))
-        self.progress.update(self.task, completed=state.total or max(state.completed, 1))
-        self.progress.stop_task(self.task)
+        state = next(t for t in self.progress.tasks if t.id == self.task)
+        took = f"{int(state.elapsed or 0) // 60}:{int(state.elapsed or 0) % 60:02d}"
+        self.progress.remove_task(self.task)
+        self.progress.console.print(f"[dim]{escape(f'{self.stage:<{LABEL}}')} {state.fields['amount']}  {took}[/dim]")
         self.task = self.stage = None
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Takes the bar off the screen while something else is printed."""
+        self.finish()
+        self.progress.stop()
+        try:
+            yield
+        finally:
+            self.progress.start()
+
+
+_live: _Bars | None = None
 
 
 @contextmanager
 def bars(enabled: bool = True) -> Iterator[None]:
     """Shows the progress of everything in the block on standard error (plain lines where it isn't a terminal)."""
+    global _live
     if not enabled:
         yield
         return
@@ -109,25 +124,14 @@ def bars(enabled: bool = True) -> Iterator[None]:
         TextColumn("{task.fields[amount]}"),
         TimeElapsedColumn(),
     )
-    with _with_amount(Progress(*columns, console=err)) as progress:
-        drawer = _Bars(progress)
+    with Progress(*columns, console=err, transient=True) as progress:
+        _live = _Bars(progress)
         try:
-            with shown(drawer):
+            with shown(_live):
                 yield
         finally:
-            drawer.finish()
-
-
-@contextmanager
-def _with_amount(progress: Progress) -> Iterator[Progress]:
-    add = progress.add_task
-
-    def add_task(*args: Any, **fields: Any) -> Any:
-        return add(*args, **({"amount": ""} | fields))
-
-    progress.add_task = add_task  # type: ignore[method-assign]
-    with progress:
-        yield progress
+            _live.finish()
+            _live = None
 
 
 class _Plain:
@@ -137,9 +141,7 @@ class _Plain:
         self.stage: str | None = None
         self.told = 0.0
 
-    def __call__(
-        self, stage: str, done: float, total: float | None = None, *, unit: str = "", note: str = ""
-    ) -> None:
+    def __call__(self, stage: str, done: float, total: float | None = None, *, unit: str = "", note: str = "") -> None:
         now = time.monotonic()
         if stage == self.stage and now - self.told < 10:
             return

@@ -3,8 +3,8 @@
 A family is a light class: importing its module imports no framework. It says what it needs (`extra`), what it can be
 told (`settings`, a closed pydantic model whose field descriptions are its help), and how to train. It sees
 *standardised* features alone and gives *logits*; preprocessing before and calibrated softmax behind are the library's
-(`robustidps.onnx_graph`, `robustidps.training`), the same for all families. Families, ours and others', are found through the
-entry-point group `robustidps.families`; one that fails to import is listed with its error and breaks nothing else.
+(`robustidps.training`), the same for all families. Families, ours and others', are found through the entry-point group
+`robustidps.families`; one that fails to import is listed with its error and breaks nothing else.
 
     class MyFamily:                                    # satisfies ModelFamily
         name = "my_family"
@@ -90,7 +90,7 @@ class TrainedModel(Protocol):
         """Standardised [N, D] to logits [N, C], computed by the native framework."""
 
     def export_onnx(self, path: Path) -> None:
-        """Writes one ONNX file, no external data: input `x` float32 [N, D], output `logits` float32 [N, C], N dynamic."""
+        """Writes one ONNX file, no external data: `x` float32 [N, D] in, `logits` float32 [N, C] out, N dynamic."""
 
     def save_native(self, folder: Path) -> None:
         """Writes the framework's own artefact, pickle-free, into an existing empty folder."""
@@ -139,7 +139,9 @@ class FamilyInfo:
 def discover() -> dict[str, FamilyInfo]:
     """All families by name; broken and unavailable ones are in it with the reason. Ours win a contested name."""
     found: dict[str, FamilyInfo] = {}
-    points = sorted(entry_points(group=GROUP), key=lambda p: (_distribution(p) != "robustidps", _distribution(p), p.name))
+    points = sorted(
+        entry_points(group=GROUP), key=lambda p: (_distribution(p) != "robustidps", _distribution(p), p.name)
+    )
     for point in points:
         if point.name in found:
             taken = f"the name is taken by {found[point.name].distribution}"

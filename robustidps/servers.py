@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,8 +100,18 @@ def running(settings: Settings, *, timeout_s: float = 120.0, progress: Progress 
 def _start(name: str, command: list[str], url: str, env: dict[str, str], logs: Path) -> Server:
     log = logs / f"{name.lower()}.log"
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=env, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=env, start_new_session=True
+        )
     return Server(name, url, process, log)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback address
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def _wait(server: Server, timeout_s: float, progress: Progress) -> None:
@@ -112,10 +121,8 @@ def _wait(server: Server, timeout_s: float, progress: Progress) -> None:
         progress(f"starting {server.name}", time.monotonic() - began, None, unit="s")
         if not server.alive:
             break
-        with contextlib.suppress(urllib.error.URLError, OSError):
-            with urllib.request.urlopen(server.url + path, timeout=2) as answer:  # noqa: S310 - our own loopback address
-                if answer.status == 200:
-                    return
+        if _answers(server.url + path):
+            return
         time.sleep(0.3)
     tail = server.log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
     raise UnavailableError(f"{server.name} didn't start: {tail[0]}", where=server.log, remedy="see that log")

@@ -24,7 +24,18 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from robustidps.errors import ConfigError, NameInvalidError, StorageError, printable
 
-__all__ = ["CONFIGS", "Settings", "check_name", "get_settings", "load_yaml", "use_settings", "writable"]
+__all__ = [
+    "CONFIGS",
+    "Settings",
+    "check_name",
+    "config_error",
+    "configure",
+    "get_settings",
+    "load_yaml",
+    "make_settings",
+    "use_settings",
+    "writable",
+]
 
 CONFIGS = Path(__file__).parent / "configs"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -41,7 +52,9 @@ class Settings(BaseSettings):
         description="the folder that everything made lies under",
     )
     mlflow_tracking_uri: str | None = Field(default=None, description="MLflow's address; default: SQLite in home")
-    database_url: str | None = Field(default=None, description="the state store's SQLAlchemy URL; default: SQLite in home")
+    database_url: str | None = Field(
+        default=None, description="the state store's SQLAlchemy URL; default: SQLite in home"
+    )
     author: str = Field(default="unknown", max_length=200, description="recorded as the author of new versions")
     debug: bool = Field(default=False, description="show tracebacks")
 
@@ -95,6 +108,13 @@ def get_settings() -> Settings:
     global _current
     if _current is None:
         _current = make_settings()
+    return _current
+
+
+def configure(**overrides: Any) -> Settings:
+    """Puts settings with `overrides` in force for this process, and gives them. Raises ConfigError."""
+    global _current
+    _current = make_settings(**overrides)
     return _current
 
 
@@ -193,11 +213,18 @@ def writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reasons = {28: "the disk is full", 30: "the file system is read-only", 13: "permission denied", 1: "not permitted",
-                   122: "the disk quota is used up", 27: "the file size limit is reached"}
+        reasons = {
+            28: "the disk is full",
+            30: "the file system is read-only",
+            13: "permission denied",
+            1: "not permitted",
+            122: "the disk quota is used up",
+            27: "the file size limit is reached",
+        }
         if error.errno not in reasons:
             raise
         raise StorageError(
-            f"can't be written: {reasons[error.errno]}", where=error.filename or path,
+            f"can't be written: {reasons[error.errno]}",
+            where=error.filename or path,
             remedy="free space or choose another folder (ROBUSTIDPS_HOME)",
         ) from None

@@ -128,7 +128,7 @@ class TrafficSet:
         return h.hexdigest()
 
     def frame(self) -> pd.DataFrame:
-        """A pandas frame: one column a feature, then `_label` (class name), `_time`, `_source`, `_campaign`, `_tool`."""
+        """A pandas frame: a column a feature, then `_label` (class name), `_time`, `_source`, `_campaign`, `_tool`."""
         try:
             import pandas as pd
         except ImportError:

@@ -1,0 +1,460 @@
+"""The command line: parse, call the library or a flow, print. Nothing heavy is imported before a command needs it.
+
+Exit codes: 0 done; 1 a defect of ours; 2 a wrong command line; 3 bad input; 4 the rules said no; 5 not what it claims
+to be; 6 unavailable or missing; 7 somebody else was first; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from robustidps import __version__, console
+from robustidps.errors import ConfigError, RefusedError, RobustIDPSError
+
+if TYPE_CHECKING:
+    from robustidps.registry.registry import ModelRegistry
+    from robustidps.settings import Settings
+
+app = typer.Typer(
+    name="robustidps",
+    help="Keeps intrusion-detection models fresh and safe: train, judge, promote by rules, serve, roll back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(no_args_is_help=True, help="Data sets and captures: list, describe, simulate.")
+registry_app = typer.Typer(no_args_is_help=True, help="The registry's upkeep.")
+app.add_typer(data_app, name="data", rich_help_panel="Traffic")
+app.add_typer(registry_app, name="registry", rich_help_panel="Installation")
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
+Reason = Annotated[str, typer.Option("--reason", help="kept in the ledger")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="folder with a public data set's files")]
+SchemaFile = Annotated[Path | None, typer.Option("--schema", help="schema file of a table of yours (docs/data.md)")]
+RuleSetName = Annotated[str | None, typer.Option("--rules", help="rule set in configs/promotion")]
+Truncated = Annotated[
+    str, typer.Option("--truncated", help="a capture that is cut off: `refuse`, or `use` its whole part")
+]
+Name = Annotated[str, typer.Argument(help="registered model")]
+
+
+@app.callback()
+def _options(
+    home: Annotated[Path | None, typer.Option("--home", help="folder everything lies under (ROBUSTIDPS_HOME)")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks and logs")] = False,
+    version: Annotated[bool, typer.Option("--version", help="print the version and end", is_eager=True)] = False,
+) -> None:
+    if version:
+        console.out.print(f"robustidps {__version__}")
+        raise typer.Exit
+    _given.update({k: v for k, v in {"home": home, "debug": debug or None}.items() if v is not None})
+
+
+_given: dict[str, Any] = {}
+"""Settings given as options of the command line."""
+
+
+def _settings() -> Settings:
+    from robustidps.settings import configure
+
+    return configure(**_given)
+
+
+def _registry() -> ModelRegistry:
+    from robustidps.registry.registry import ModelRegistry
+
+    return ModelRegistry(settings=_settings())
+
+
+def _flows() -> None:
+    """Readies Prefect before any flow is imported."""
+    from robustidps.flows import embedded
+
+    embedded(_settings())
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any]:
+    """`--set key=value` options as a mapping; values are read as YAML, so that 3 is a number and true a truth."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"{pair!r} is not of the form key=value", where="--set")
+        try:
+            found[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"the value of {key!r} can't be read", where="--set") from None
+    return found
+
+
+@app.command(rich_help_panel="Start here")
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="go on in an earlier demo's folder instead of beginning anew")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """The main job, end to end, on simulated traffic: train, judge, promote, refuse, score. Under five minutes."""
+    _given.setdefault("home", Path(os.environ.get("ROBUSTIDPS_HOME", ".robustidps")) / "demo")
+    _begin_anew(_settings().home, keep)
+    _flows()
+    from robustidps.flows.demo import demo as flow
+
+    with console.bars(not as_json):
+        summary = flow(quiet=as_json)
+    if as_json:
+        console.emit_json(summary)
+    if summary["production"] is None or summary["refused"] is None:
+        raise RobustIDPSError("the demo didn't end as it should", remedy="see what was refused above")
+
+
+def _begin_anew(home: Path, keep: bool) -> None:
+    """Removes an earlier demo's home; it is recognised by a marker, so that no other folder is ever removed."""
+    import shutil
+
+    marker = home / ".robustidps-demo"
+    if home.exists() and any(home.iterdir()):
+        if not marker.exists():
+            raise ConfigError("holds something that no demo made", where=home, remedy="name another folder with --home")
+        if keep:
+            return
+        shutil.rmtree(home)
+    home.mkdir(parents=True, exist_ok=True)
+    marker.write_text("made by `robustidps demo`, which removes this folder when it begins anew\n")
+
+
+@app.command(rich_help_panel="Models")
+def train(
+    family: Annotated[str, typer.Argument(help="model family (`robustidps models --families`)")] = "neural_ode",
+    dataset: Annotated[str, typer.Option(help="name in configs/datasets, or a Parquet or CSV file")] = "simulated",
+    data_dir: DataDir = None,
+    schema: SchemaFile = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="a setting of the family: key=value")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="registered model; default: the family, with the data set's suffix")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="semantic version; default: the next minor one")] = None,
+    breaking: Annotated[bool, typer.Option("--breaking", help="take the next major number")] = False,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=20, help="train this many; the best on validation is registered")
+    ] = 1,
+    split: Annotated[str | None, typer.Option(help="temporal, official or shuffled; default: the data set's")] = None,
+    limit_rows: Annotated[int | None, typer.Option(min=1, help="train on a random sample of this many rows")] = None,
+    promote_to: Annotated[str | None, typer.Option(help="ask the rules for Staging or Production afterwards")] = None,
+    rules: RuleSetName = None,
+    description: Annotated[str, typer.Option(help="a sentence that is kept with the version")] = "",
+    as_json: Json = False,
+) -> None:
+    """Train a model, judge it on traffic it has not seen, and register it."""
+    from robustidps.families import family_settings, get_family
+    from robustidps.traffic.prepare import dataset_config
+
+    overrides = _overrides(settings or [])
+    family_settings(get_family(family), overrides)  # before anything slow: a wrong setting ends here
+    dataset_config(dataset)
+    _flows()
+    from robustidps.flows.train import train as flow
+
+    with console.bars(not as_json):
+        result = flow(
+            family=family,
+            dataset=dataset,
+            data_dir=str(data_dir.absolute()) if data_dir else None,
+            schema_file=str(schema.absolute()) if schema else None,
+            overrides=overrides,
+            name=name,
+            version=version,
+            breaking=breaking,
+            seeds=seeds,
+            split=split,
+            limit_rows=limit_rows,
+            promote_to=promote_to,  # type: ignore[arg-type]
+            rules=rules,
+            description=description,
+        )
+    if as_json:
+        console.emit_json(result)
+    else:
+        from robustidps.pages import show_training
+
+        show_training(result)
+    if promote_to and not (result["promotion"] and result["promotion"][-1]["moved"]):
+        raise typer.Exit(RefusedError.exit_code)
+
+
+@app.command(rich_help_panel="Models")
+def models(
+    families: Annotated[bool, typer.Option("--families", help="list what can be trained instead")] = False,
+    name: Annotated[str | None, typer.Argument(help="one registered model: list its versions")] = None,
+    as_json: Json = False,
+) -> None:
+    """Registered models with their stages, one model's versions, or the families that can be trained."""
+    from robustidps import pages
+
+    content = pages.families() if families else pages.versions(_registry(), name) if name else pages.models(_registry())
+    console.emit_json(content.rows) if as_json else content.show()
+
+
+@app.command(rich_help_panel="Models")
+def evaluate(
+    name: Name,
+    version: Annotated[str, typer.Argument(help="a version, or `production`, `staging`, `latest`")] = "production",
+    on: Annotated[
+        Path | None, typer.Option("--on", help="labelled traffic (Parquet); default: what it was held out from")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for the pictures")] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a registered version anew: figures with intervals, and pictures."""
+    from robustidps.comparing import evaluate_version
+    from robustidps.pages import show_evaluation
+
+    with console.bars(not as_json):
+        evaluation, files = evaluate_version(_registry(), name, version, on=on, folder=out)
+    console.emit_json(evaluation.model_dump(mode="json")) if as_json else show_evaluation(evaluation, files)
+
+
+@app.command(rich_help_panel="Models")
+def compare(
+    candidate: Annotated[str, typer.Argument(help="NAME or NAME@VERSION (a version, production, staging or latest)")],
+    champion: Annotated[str, typer.Argument(help="what it is compared with")],
+    on: Annotated[
+        Path | None, typer.Option("--on", help="labelled traffic (Parquet); default: the first's held-out set")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for the picture")] = None,
+    as_json: Json = False,
+) -> None:
+    """Two versions side by side on the same traffic, per class, with paired intervals and a picture."""
+    from robustidps.comparing import compare_versions
+    from robustidps.pages import show_comparison
+
+    with console.bars(not as_json):
+        comparison = compare_versions(_registry(), candidate, champion, on=on, folder=out)
+    console.emit_json(comparison.as_dict()) if as_json else show_comparison(comparison)
+
+
+@app.command(rich_help_panel="Stages")
+def promote(
+    name: Name,
+    version: Annotated[str, typer.Argument(help="the version to move")],
+    to: Annotated[str, typer.Option("--to", help="Staging or Production")] = "Production",
+    rules: RuleSetName = None,
+    on: Annotated[Path | None, typer.Option("--on", help="labelled traffic (Parquet) to judge on")] = None,
+    reason: Reason = "",
+    as_json: Json = False,
+) -> None:
+    """Ask the rules whether a version may move up, and move it if it may. Exit code 4 when it may not."""
+    from robustidps.judging import promote as move
+    from robustidps.pages import show_outcomes
+    from robustidps.progress import current
+    from robustidps.traffic.trafficset import TrafficSet
+
+    with console.bars(not as_json):
+        held_out = TrafficSet.read(on) if on else None
+        outcomes = move(
+            _registry(), name, version, to, rules=rules, held_out=held_out, reason=reason, progress=current()
+        )
+    console.emit_json([o.as_dict() for o in outcomes]) if as_json else show_outcomes(name, version, outcomes)
+    if not outcomes[-1].moved:
+        raise typer.Exit(RefusedError.exit_code)
+
+
+@app.command(rich_help_panel="Stages")
+def rollback(name: Name, reason: Reason = "", as_json: Json = False) -> None:
+    """Put the retained previous version back into production. One commit, offline, within a second."""
+    decision = _registry().rollback(name, reason=reason)
+    if as_json:
+        console.emit_json(decision.as_dict())
+    else:
+        console.line(name, f"{decision.from_version} -> {decision.version} (Production)", "green")
+
+
+@app.command(rich_help_panel="Stages")
+def history(
+    name: Annotated[str | None, typer.Argument(help="one model; default: all")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="check hashes and signatures of the whole ledger")] = False,
+    as_json: Json = False,
+) -> None:
+    """What was decided about a model, when, by whom and why; `--verify` finds any edit."""
+    from robustidps import pages
+
+    registry = _registry()
+    if verify:
+        report = registry.verify(name)
+        console.emit_json(report.as_dict()) if as_json else console.line("ledger", str(report), "green")
+        return
+    content = pages.history(registry, name)
+    console.emit_json(content.rows) if as_json else content.show()
+
+
+@app.command(rich_help_panel="Traffic")
+def ingest(
+    capture: Annotated[Path, typer.Argument(help="a .pcap or .pcapng file")],
+    out: Annotated[Path | None, typer.Option("--out", help="Parquet file; default: beside the capture")] = None,
+    truncated: Truncated = "refuse",
+    max_bytes: Annotated[int | None, typer.Option(help="refuse a larger capture")] = None,
+    max_flows: Annotated[int | None, typer.Option(help="end after this many flows")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="end extraction after this time")] = None,
+    max_memory: Annotated[int | None, typer.Option(help="bytes of memory that extraction may use")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a packet capture into flows (Parquet, schema flow64)."""
+    from robustidps.progress import current
+    from robustidps.traffic.capture import Limits
+    from robustidps.traffic.capture import ingest as read
+
+    chosen = {"bytes": max_bytes, "flows": max_flows, "seconds": max_seconds, "memory_bytes": max_memory}
+    limits = Limits(**{k: v for k, v in chosen.items() if v is not None})
+    _one_of(truncated, ("refuse", "use"), "--truncated")
+    with console.bars(not as_json):
+        traffic = read(capture, limits=limits, truncated=truncated, progress=current())  # type: ignore[arg-type]
+        target = traffic.write(out or capture.with_suffix(".parquet"))
+    facts = {"flows": len(traffic), "file": str(target), "digest": traffic.digest, "capture": traffic.provenance}
+    console.emit_json(facts) if as_json else console.line(capture.name, f"{len(traffic):,} flows -> {target}")
+
+
+@app.command(rich_help_panel="Traffic")
+def score(
+    traffic: Annotated[Path, typer.Argument(help="a capture, or a Parquet file from `ingest`")],
+    model: Annotated[str, typer.Option("--model", help="NAME or NAME@VERSION")] = "neural_ode@production",
+    out: Annotated[Path | None, typer.Option("--out", help="a row per flow, as .parquet or .csv")] = None,
+    truncated: Truncated = "refuse",
+    as_json: Json = False,
+) -> None:
+    """Score a capture or flows with the production model."""
+    from robustidps import pages
+    from robustidps.comparing import resolve
+    from robustidps.progress import current
+    from robustidps.scoring import read_traffic
+    from robustidps.scoring import score as judge_flows
+
+    _one_of(truncated, ("refuse", "use"), "--truncated")
+    bundle = resolve(_registry(), model)
+    with console.bars(not as_json):
+        flows = read_traffic(traffic, truncated=truncated, progress=current())
+        scores = judge_flows(bundle, flows)
+        if out:
+            scores.write(out)
+    meta = bundle.metadata
+    facts = {"model": meta.name, "version": meta.version, "flows": len(flows), "verdicts": scores.counts()}
+    if as_json:
+        console.emit_json(facts | {"file": str(out) if out else None})
+    else:
+        console.line(f"{meta.name} {meta.version}", pages.verdict_line(scores))
+        if out:
+            console.remark(f"a row per flow: {out}")
+
+
+def _one_of(value: str, known: tuple[str, ...], option: str) -> None:
+    if value not in known:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}", param_hint=option)
+
+
+@data_app.command("list")
+def data_list(as_json: Json = False) -> None:
+    """Data sets that can be named, and how each is split and judged."""
+    from robustidps import pages
+
+    content = pages.datasets()
+    console.emit_json(content.rows) if as_json else content.show()
+
+
+@data_app.command("describe")
+def data_describe(
+    path: Annotated[Path, typer.Argument(help="a capture, a Parquet file, or a data set's file or folder")],
+    as_json: Json = False,
+) -> None:
+    """What a file or folder is: capture, traffic set, or a release of a public data set."""
+    from robustidps import pages
+
+    content = pages.describe(path)
+    console.emit_json(content.rows) if as_json else content.show()
+
+
+@data_app.command("simulate")
+def data_simulate(
+    out: Annotated[Path, typer.Argument(help="folder for the captures and the labels")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="a knob of the simulator: key=value")] = None,
+    flows: Annotated[bool, typer.Option("--flows", help="extract labelled flows as well")] = False,
+    as_json: Json = False,
+) -> None:
+    """Simulate labelled traffic as real pcap files (docs/simulator.md lists the knobs)."""
+    from robustidps import pages
+
+    with console.bars(not as_json):
+        content = pages.simulate(out, _overrides(settings or []), flows)
+    console.emit_json(content.rows) if as_json else content.show()
+
+
+@registry_app.command("repair")
+def registry_repair(as_json: Json = False) -> None:
+    """Bring MLflow's aliases and tags in line with the decisions, and finish what a killed run left."""
+    with console.bars(not as_json):
+        done = _registry().repair()
+    if as_json:
+        console.emit_json(done)
+        return
+    for text in done or ["nothing to repair"]:
+        console.line("registry", text)
+
+
+@app.command(rich_help_panel="Installation")
+def doctor(as_json: Json = False) -> None:
+    """What is installed, reachable and writable, and what to do about the rest. Exit code 6 if something fails."""
+    from dataclasses import asdict
+
+    from robustidps.doctor import examine
+
+    findings = list(examine(_settings()))
+    if as_json:
+        console.emit_json([asdict(f) for f in findings])
+    else:
+        console.table("", ["", "what", "found", "what to do"], [(f.status, f.what, f.text, f.remedy) for f in findings])
+    if any(f.status == "fail" for f in findings):
+        raise typer.Exit(6)
+
+
+@app.command(rich_help_panel="Installation")
+def ui() -> None:
+    """Start the MLflow and Prefect pages on loopback and print their addresses; Ctrl-C ends both."""
+    import time
+
+    from robustidps.progress import current
+    from robustidps.servers import running
+
+    with console.bars():
+        context = running(_settings(), progress=current())
+        servers = context.__enter__()
+    try:
+        for server in servers:
+            console.line(server.name, server.url)
+        console.remark("Ctrl-C ends both")
+        while all(server.alive for server in servers):
+            time.sleep(0.5)
+        raise RobustIDPSError(f"{next(s.name for s in servers if not s.alive)} ended by itself", remedy="see HOME/logs")
+    except KeyboardInterrupt:
+        console.remark("ending")
+    finally:
+        context.__exit__(None, None, None)
+
+
+def main() -> None:
+    """Entry point: runs the command line and turns our errors into one message and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except RobustIDPSError as error:
+        if "--debug" in sys.argv or os.environ.get("ROBUSTIDPS_DEBUG", "").lower() in ("1", "true"):
+            raise
+        console.fail(error)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        console.remark("interrupted")
+        raise SystemExit(130) from None

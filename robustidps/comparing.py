@@ -1,0 +1,108 @@
+"""Looks up registered versions by what people call them, judges one anew, and sets two side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustidps.errors import DatasetError
+from robustidps.judging import read_held_out
+from robustidps.progress import Progress, current
+from robustidps.settings import check_name, writable
+from robustidps.traffic.trafficset import TrafficSet
+
+if TYPE_CHECKING:
+    from robustidps.bundle import Bundle
+    from robustidps.evaluation.report import Evaluation, PairedDifference
+    from robustidps.registry.registry import ModelRegistry
+
+__all__ = ["Comparison", "compare_versions", "evaluate_version", "resolve"]
+
+
+def resolve(registry: ModelRegistry, reference: str, default: str = "production") -> Bundle:
+    """The bundle that NAME or NAME@WHICH means; WHICH is a version, `production`, `staging`, `previous` or `latest`.
+
+    Raises:
+        NameInvalidError, NotFoundError, IntegrityError.
+    """
+    name, _, which = reference.partition("@")
+    return registry.load_model(check_name(name), which or default).bundle
+
+
+def _traffic(registry: ModelRegistry, bundle: Bundle, on: Path | None) -> tuple[TrafficSet, str]:
+    meta = bundle.metadata
+    if on is not None:
+        traffic = TrafficSet.read(on)
+        dataset = on.name
+    else:
+        record = registry.version(meta.name, meta.version)
+        traffic = read_held_out(record.held_out, f"{meta.name} {meta.version}")
+        dataset = str((record.held_out or {}).get("dataset", "held-out traffic"))
+    return traffic, dataset
+
+
+def evaluate_version(
+    registry: ModelRegistry, name: str, which: str, *, on: Path | None = None, folder: Path | None = None
+) -> tuple[Evaluation, list[Path]]:
+    """Judges a registered version on its held-out traffic or on `on`, and draws it into `folder`."""
+    from robustidps.evaluation.evaluate import evaluate
+    from robustidps.evaluation.plots import draw
+
+    bundle = resolve(registry, f"{name}@{which}")
+    traffic, dataset = _traffic(registry, bundle, on)
+    evaluation, predictions = evaluate(bundle, traffic, dataset=dataset, progress=current())
+    meta = bundle.metadata
+    if folder is None:
+        folder = registry.settings.folder("reports", meta.name, meta.version, evaluation.data_digest[:12])
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return evaluation, draw(evaluation, predictions, traffic, folder)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two versions on the same rows; `differences` are candidate minus champion."""
+
+    candidate: Evaluation
+    champion: Evaluation
+    differences: list[PairedDifference]
+    picture: Path
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "candidate": self.candidate.model_dump(mode="json"),
+            "champion": self.champion.model_dump(mode="json"),
+            "differences": [d.model_dump(mode="json") for d in self.differences],
+            "picture": str(self.picture),
+        }
+
+
+def compare_versions(
+    registry: ModelRegistry, candidate: str, champion: str, *, on: Path | None = None, folder: Path | None = None
+) -> Comparison:
+    """Scores both on the same traffic; the intervals of the differences are paired.
+
+    Raises:
+        DatasetError: the two read different features or classes.
+    """
+    from robustidps.evaluation.evaluate import evaluate, paired
+    from robustidps.evaluation.plots import draw_comparison
+
+    progress: Progress = current()
+    one, other = resolve(registry, candidate), resolve(registry, champion)
+    if one.schema.digest != other.schema.digest:
+        raise DatasetError(
+            f"{candidate} reads {one.schema.name}, {champion} reads {other.schema.name}: no traffic fits both"
+        )
+    traffic, dataset = _traffic(registry, one, on)
+    first, first_rows = evaluate(one, traffic, dataset=dataset, progress=progress)
+    second, second_rows = evaluate(other, traffic, dataset=dataset, progress=progress)
+    differences = paired(first_rows, second_rows, traffic)
+    meta = one.metadata
+    target = folder or registry.settings.folder("reports", meta.name, meta.version)
+    with writable(target):
+        target.mkdir(parents=True, exist_ok=True)
+        name = f"against-{other.metadata.name}-{other.metadata.version}.png"
+        picture = draw_comparison(first, second, differences, target / name)
+    return Comparison(first, second, differences, picture)

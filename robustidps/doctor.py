@@ -1,0 +1,116 @@
+"""Looks over an installation: what is installed, reachable and writable, and what to do about the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from robustidps.errors import RobustIDPSError, StorageError, printable
+from robustidps.families import discover
+from robustidps.settings import Settings, writable
+
+__all__ = ["Finding", "examine"]
+
+NEEDED_BYTES = 3 * 2**30
+"""Free space that the demo may need, with room to spare."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `warn` means that something optional is missing, `fail` that the main job won't work."""
+
+    what: str
+    status: Literal["ok", "warn", "fail"]
+    text: str
+    remedy: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Looks at one thing after another; never raises for what it finds."""
+    yield _python()
+    yield from _parts()
+    yield from _families()
+    yield _guarded("home folder", lambda: _home(settings))
+    yield _guarded("state store", lambda: _state(settings))
+    yield _guarded("decision ledger", lambda: _ledger(settings))
+    yield _guarded("MLflow", lambda: _mlflow(settings))
+
+
+def _guarded(what: str, look: Callable[[], Finding]) -> Finding:
+    try:
+        return look()
+    except RobustIDPSError as error:
+        where = f"{error.where}: " if error.where else ""
+        return Finding(what, "fail", f"{where}{error.problem}", error.remedy or "")
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    fits = (3, 11) <= sys.version_info[:2] < (3, 13)
+    return Finding("Python", "ok" if fits else "fail", version, "" if fits else "use Python 3.11 or 3.12")
+
+
+def _parts() -> Iterator[Finding]:
+    parts = {
+        "captures and tables": (("nfstream", "pyarrow", "pandas"), "traffic"),
+        "registry and reports": (("mlflow", "evidently", "matplotlib"), "mlops"),
+        "orchestration": (("prefect",), "mlops"),
+        "model export": (("onnx", "onnxruntime"), "torch"),
+    }
+    for what, (modules, extra) in parts.items():
+        missing = [m for m in modules if importlib.util.find_spec(m) is None]
+        if missing:
+            yield Finding(what, "fail", f"{', '.join(missing)} not installed", f"pip install 'robustidps[{extra}]'")
+        else:
+            yield Finding(what, "ok", ", ".join(modules))
+
+
+def _families() -> Iterator[Finding]:
+    found = discover()
+    for name, info in sorted(found.items()):
+        text = f"from {info.distribution}" if info.problem is None else info.problem
+        yield Finding(f"family {name}", "ok" if info.problem is None else "warn", printable(text))
+    if not any(info.problem is None for info in found.values()):
+        yield Finding("families", "fail", "none can be trained", "pip install 'robustidps[torch]'")
+
+
+def _home(settings: Settings) -> Finding:
+    folder = settings.folder()
+    with writable(folder), tempfile.NamedTemporaryFile(dir=folder) as probe:
+        probe.write(b"x")
+    free = shutil.disk_usage(folder).free
+    text = f"{folder}, {free / 2**30:.1f} GiB free"
+    if free < NEEDED_BYTES:
+        return Finding("home folder", "warn", text, "the demo needs up to 3 GiB: free space or set ROBUSTIDPS_HOME")
+    return Finding("home folder", "ok", text)
+
+
+def _state(settings: Settings) -> Finding:
+    from robustidps.registry.registry import ModelRegistry
+
+    models = ModelRegistry(settings=settings).models()
+    return Finding("state store", "ok", f"{len(models)} registered models")
+
+
+def _ledger(settings: Settings) -> Finding:
+    from robustidps.registry.registry import ModelRegistry
+
+    report = ModelRegistry(settings=settings).verify()
+    return Finding("decision ledger", "ok", str(report))
+
+
+def _mlflow(settings: Settings) -> Finding:
+    if importlib.util.find_spec("mlflow") is None:
+        return Finding("MLflow", "fail", "not installed", "pip install 'robustidps[mlops]'")
+    from robustidps.registry.registry import ModelRegistry
+
+    try:
+        ModelRegistry(settings=settings).ping()
+    except StorageError:
+        raise
+    return Finding("MLflow", "ok", settings.tracking_uri)

@@ -1,0 +1,256 @@
+"""Gathers what the promotion rules judge, asks them, and carries out what they say.
+
+`robustidps.promotion` is pure and `robustidps.evaluation` only measures; this module opens the bundles, finds the
+held-out traffic that the candidate was registered with, scores candidate and champion anew on the very same rows, and
+hands both to the rules. `judge` changes nothing; `promote` commits the decision, refusals included, to the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustidps.errors import DatasetError, InputError, IntegrityError, NotFoundError
+from robustidps.progress import Progress, silent
+from robustidps.settings import CONFIGS, check_name, load_yaml
+
+if TYPE_CHECKING:
+    from robustidps.bundle import Bundle
+    from robustidps.evaluation.evaluate import Predictions
+    from robustidps.evaluation.report import Evaluation, PairedDifference
+    from robustidps.promotion import Evidence, RuleSet, Verdict
+    from robustidps.registry.registry import ModelRegistry
+    from robustidps.traffic.trafficset import TrafficSet
+
+__all__ = ["Case", "gather", "judge", "promote", "rule_set"]
+
+ORDER = ("Staging", "Production")
+"""The stages a version passes through."""
+
+
+def rule_set(name: str) -> RuleSet:
+    """The rules `configs/promotion/NAME.yaml`. Raises ConfigError."""
+    from robustidps.promotion import RuleSet
+
+    return load_yaml(CONFIGS / "promotion" / f"{check_name(name, 'rule set name')}.yaml", RuleSet)
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that is known about a candidate when the rules are asked. `verdict(stage)` asks them."""
+
+    rules: RuleSet
+    candidate: Evidence
+    champion: Evidence | None
+    paired: list[PairedDifference]
+    predictions: Predictions = field(repr=False)
+    held_out: TrafficSet = field(repr=False)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        return self.candidate.evaluation
+
+    def verdict(self, stage: str) -> Verdict:
+        from robustidps.promotion import decide
+
+        return decide(self.candidate, self.champion, self.paired, self.rules, stage=stage)
+
+
+def read_held_out(held_out: dict[str, Any] | None, where: str) -> TrafficSet:
+    """The held-out traffic that a version was registered with; its digest is checked.
+
+    Raises:
+        NotFoundError: none was recorded, or the file is gone.
+        IntegrityError: the file holds other rows than were recorded.
+    """
+    from robustidps.traffic.trafficset import TrafficSet
+
+    if not held_out or not held_out.get("path"):
+        raise NotFoundError("no held-out traffic is recorded", where=where, remedy="name some with --on FILE.parquet")
+    path = Path(held_out["path"])
+    if not path.is_file():
+        raise NotFoundError(
+            "the held-out traffic is gone", where=path, remedy="name other traffic with --on FILE.parquet"
+        )
+    traffic = TrafficSet.read(path)
+    if traffic.digest != held_out.get("digest"):
+        raise IntegrityError(
+            "the held-out traffic was changed since it was recorded", where=path, remedy="restore it, or train anew"
+        )
+    return traffic
+
+
+def gather(
+    registry: ModelRegistry,
+    name: str,
+    version: str,
+    *,
+    rules: str | None = None,
+    held_out: TrafficSet | None = None,
+    validation_fn: Callable[[Any], bool] | None = None,
+    progress: Progress = silent,
+) -> Case:
+    """Scores a registered version, and the production version if it is another, on the same held-out traffic.
+
+    Args:
+        rules: rule set; default: the one the version was registered with.
+        held_out: traffic to judge on; default: what the version was registered with.
+        validation_fn: one rule more; called with the candidate's handle, and true means that it passes.
+
+    Raises:
+        NotFoundError, IntegrityError, ConfigError, DatasetError.
+    """
+    from robustidps.evaluation.evaluate import evaluate, paired
+
+    record = registry.version(name, version)
+    recorded = record.held_out or {}
+    chosen = rule_set(rules or recorded.get("rules") or "default")
+    if held_out is None:
+        held_out = read_held_out(recorded, f"{name} {version}")
+    dataset = str(recorded.get("dataset") or held_out.provenance.get("dataset") or "traffic")
+    bundle = registry.bundle(name, version)
+    if held_out.schema.digest != bundle.schema.digest:
+        raise DatasetError(
+            f"is traffic of schema {held_out.schema.name}, the model's is {bundle.schema.name}",
+            where=f"{name} {version}",
+        )
+    assignment = registry.assignment(name)
+    incumbent = assignment.production if assignment.production != version else None
+    progress(f"judging {name} {version}", 0, 2 if incumbent else 1)
+    evaluation, predictions = evaluate(bundle, held_out, dataset=dataset)
+    validations = {}
+    if validation_fn is not None:
+        validations["validation_fn"] = _validated(validation_fn, bundle)
+    champion, differences = None, []
+    if incumbent:
+        progress(f"judging {name} {version}", 1, 2, note=f"against {incumbent}")
+        other = registry.bundle(name, incumbent)
+        if other.schema.digest == bundle.schema.digest:
+            theirs, their_predictions = evaluate(other, held_out, dataset=dataset)
+            differences = paired(predictions, their_predictions, held_out)
+        else:
+            theirs = None
+        champion = _evidence(other, theirs, registry, None, {})
+    candidate = _evidence(bundle, evaluation, registry, champion, validations, drift=recorded.get("drift_share"))
+    progress(f"judging {name} {version}", 1, 1)
+    return Case(chosen, candidate, champion, differences, predictions, held_out)
+
+
+def _validated(validation_fn: Callable[[Any], bool], bundle: Bundle) -> bool:
+    answer = validation_fn(bundle.probabilities)
+    if not isinstance(answer, bool):
+        raise InputError(f"validation_fn answered {type(answer).__name__}, not True or False")
+    return answer
+
+
+def _evidence(
+    bundle: Bundle,
+    evaluation: Evaluation | None,
+    *,
+    replaces: Bundle | None = None,
+    rollback_available: bool | None = None,
+    drift_share: float | None = None,
+    validations: dict[str, bool] | None = None,
+) -> Evidence:
+    from robustidps.promotion import Evidence
+
+    meta = bundle.metadata
+    return Evidence(
+        model=meta.name,
+        version=meta.version,
+        schema_digest=bundle.schema.digest,
+        incompatibilities=bundle.schema.compatible_with(replaces.schema) if replaces else [],
+        bundle_digest=bundle.digest,
+        evaluation=evaluation,
+        training=meta.training,
+        drift_share=drift_share,
+        rollback_available=rollback_available,
+        validations=validations or {},
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the rules said about one stage, and what became of it."""
+
+    stage: str
+    verdict: Verdict
+    moved: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"stage": self.stage, "moved": self.moved, "verdict": self.verdict.model_dump(mode="json")}
+
+
+def judge(registry: ModelRegistry, name: str, version: str, stage: str, **options: Any) -> Verdict:
+    """What the rules say about moving a version to `stage`; changes nothing. Options as for `gather`."""
+    return gather(registry, name, version, **options).verdict(stage)
+
+
+def promote(
+    registry: ModelRegistry,
+    name: str,
+    version: str,
+    stage: str = "Production",
+    *,
+    actor: str | None = None,
+    reason: str = "",
+    **options: Any,
+) -> list[Outcome]:
+    """Moves a version up to `stage`, through Staging, as far as the rules let it. Every answer is recorded.
+
+    Returns:
+        One outcome for each stage asked about; the last has `moved=False` where the rules said no.
+
+    Raises:
+        InputError: no such stage or version. IntegrityError: an edited bundle, ledger or held-out set.
+        ConflictError: somebody else moved a version meanwhile.
+    """
+    if stage not in ORDER:
+        raise InputError(f"no stage {stage!r}", remedy=f"known: {', '.join(ORDER)}")
+    assignment = registry.assignment(name)
+    if assignment.production == version or (stage == "Staging" and assignment.staging == version):
+        held = "Production" if assignment.production == version else "Staging"
+        raise InputError(f"{name} {version} is in {held} already", remedy="nothing to do")
+    wanted = ORDER[: ORDER.index(stage) + 1]
+    if assignment.staging == version:
+        wanted = wanted[1:]
+    case = gather(registry, name, version, **options)
+    outcomes: list[Outcome] = []
+    for target in wanted:
+        verdict = case.verdict(target)
+        facts = _recorded(case, target)
+        if verdict.outcome != "promote":
+            registry.record_refusal(
+                name,
+                version,
+                target,
+                verdict=verdict,
+                actor=actor,
+                rule_set=case.rules.name,
+                evidence=facts,
+                reason=reason,
+            )
+            outcomes.append(Outcome(target, verdict, moved=False))
+            break
+        registry.transition(
+            name, version, target, verdict=verdict, actor=actor, rule_set=case.rules.name, evidence=facts, reason=reason
+        )
+        outcomes.append(Outcome(target, verdict, moved=True))
+    return outcomes
+
+
+def _recorded(case: Case, stage: str) -> dict[str, Any]:
+    """What the ledger keeps of the evidence: figures and digests, so that the decision can be followed later."""
+    evaluation = case.evaluation
+    return {
+        "stage": stage,
+        "dataset": evaluation.dataset,
+        "data_digest": evaluation.data_digest,
+        "rows": evaluation.rows,
+        "headline": {k: v.model_dump() for k, v in evaluation.headline.items()},
+        "champion": case.champion.version if case.champion else None,
+        "paired": [p.model_dump() for p in case.paired],
+        "drift_share": case.candidate.drift_share,
+    }

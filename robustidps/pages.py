@@ -1,0 +1,283 @@
+"""What commands show: rows gathered from the library, as a table for people and as plain data for scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustidps import console
+from robustidps.errors import DatasetError
+from robustidps.settings import CONFIGS, load_yaml
+
+if TYPE_CHECKING:
+    from robustidps.comparing import Comparison
+    from robustidps.evaluation.report import Evaluation
+    from robustidps.judging import Outcome
+    from robustidps.registry.registry import ModelRegistry
+    from robustidps.scoring import Scores
+
+__all__ = ["Page"]
+
+HEADLINE = (
+    "accuracy",
+    "macro_f1",
+    "false_positive_rate",
+    "detection_rate",
+    "alert_recall",
+    "alert_false_positive_rate",
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows with the same keys; `show` draws them, `rows` is what `--json` prints."""
+
+    title: str
+    rows: list[dict[str, Any]]
+    right: tuple[str, ...] = ()
+    empty: str = "nothing yet"
+
+    def show(self) -> None:
+        if not self.rows:
+            console.remark(self.empty)
+            return
+        columns = list(self.rows[0])
+        cells = ([_cell(row[c]) for c in columns] for row in self.rows)
+        console.table(self.title, columns, cells, right=self.right)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, (list, tuple)):
+        return "; ".join(map(str, value))
+    return str(value)
+
+
+def families() -> Page:
+    """What can be trained, and what is missing for the rest."""
+    from robustidps.families import discover
+
+    rows = [
+        {
+            "family": name,
+            "framework": info.family.framework if info.family else "-",
+            "from": info.distribution,
+            "available": "yes" if info.problem is None else info.problem,
+            "what": info.family.description if info.family else "",
+        }
+        for name, info in sorted(discover().items())
+    ]
+    return Page("families", rows)
+
+
+def models(registry: ModelRegistry) -> Page:
+    rows = []
+    for name in registry.models():
+        where = registry.assignment(name)
+        rows.append(
+            {
+                "model": name,
+                "production": where.production,
+                "staging": where.staging,
+                "previous": where.previous,
+                "versions": len(registry.versions(name)),
+            }
+        )
+    return Page("registered models", rows, right=("versions",), empty="no model yet: robustidps train, or make demo")
+
+
+def versions(registry: ModelRegistry, name: str) -> Page:
+    rows = [
+        {
+            "version": v.version,
+            "stage": v.stage,
+            "status": v.status,
+            "created": v.created_at,
+            "author": v.author,
+            "digest": (v.digest or "")[:12],
+            "dataset": (v.held_out or {}).get("dataset"),
+        }
+        for v in registry.versions(name)
+    ]
+    return Page(name, rows)
+
+
+def history(registry: ModelRegistry, name: str | None) -> Page:
+    rows = [
+        {
+            "time": d.time,
+            "model": d.model,
+            "version": d.version,
+            "decision": d.action,
+            "to": d.to_stage,
+            "by": f"{d.actor} ({d.actor_source})",
+            "verdict": d.verdict,
+            "why": "; ".join(d.reasons),
+        }
+        for d in registry.history(name)
+    ]
+    return Page(name or "all models", rows, empty="no decision yet")
+
+
+def datasets() -> Page:
+    from robustidps.traffic.prepare import DatasetConfig
+
+    rows = []
+    for file in sorted((CONFIGS / "datasets").glob("*.yaml")):
+        config = load_yaml(file, DatasetConfig)
+        rows.append(
+            {
+                "name": file.stem,
+                "source": config.source,
+                "split": config.split,
+                "rules": config.rules,
+                "what": config.description,
+            }
+        )
+    return Page("data sets", rows)
+
+
+def describe(path: Path) -> Page:
+    """What a file or folder is.
+
+    Raises:
+        DatasetError, CaptureError: it is none of the kinds we know, or damaged.
+    """
+    from robustidps.scoring import CAPTURE_SUFFIXES
+    from robustidps.traffic.capture import inspect
+    from robustidps.traffic.loaders import describe as describe_dataset
+    from robustidps.traffic.trafficset import TrafficSet
+
+    if not path.exists():
+        raise DatasetError("no such file or folder", where=path)
+    if path.suffix in CAPTURE_SUFFIXES:
+        facts: Mapping[str, Any] = inspect(path).to_dict()
+    elif path.suffix == ".parquet":
+        traffic = TrafficSet.read(path)
+        facts = {"kind": "traffic set", "schema": traffic.schema.name, "rows": len(traffic), "digest": traffic.digest}
+        facts = facts | {f"rows of {k}": v for k, v in traffic.class_counts().items() if v}
+    else:
+        facts = describe_dataset(path)
+    return _facts(path.name, facts)
+
+
+def simulate(out: Path, overrides: dict[str, Any], flows: bool) -> Page:
+    from pydantic import ValidationError
+
+    from robustidps.progress import current
+    from robustidps.settings import config_error
+    from robustidps.traffic.simulator import SimulatorSettings, simulate, simulated_traffic
+
+    try:
+        settings = SimulatorSettings.model_validate(overrides)
+    except ValidationError as error:
+        raise config_error(error, "--set", SimulatorSettings) from None
+    if flows:
+        traffic = simulated_traffic(settings, out, progress=current())
+        return _facts(str(out), {"flows": len(traffic), **traffic.class_counts()})
+    simulation = simulate(settings, out, progress=current())
+    return _facts(str(out), simulation.facts())
+
+
+def _facts(title: str, facts: Mapping[str, Any]) -> Page:
+    return Page(title, [{"": key, "value": value} for key, value in facts.items()])
+
+
+def verdict_line(scores: Scores) -> str:
+    """`1,204 flows: 1,071 Benign, 96 Recon-PortScan, 37 uncertain`."""
+    parts = [f"{n:,} {name}" for name, n in scores.counts().items()]
+    return f"{len(scores.traffic):,} flows: {', '.join(parts) or 'none'}"
+
+
+def headline(evaluation: Evaluation) -> str:
+    """The figures people ask for first, in one line."""
+    worst = min(
+        (
+            (e.recall.value, label)
+            for label, e in evaluation.classes.items()
+            if e.support and e.recall.value is not None
+        ),
+        default=None,
+    )
+    accuracy, fpr = evaluation.headline["accuracy"], evaluation.metric("false_positive_rate")
+    spread = (
+        f" [{accuracy.low:.3f}, {accuracy.high:.3f}]" if accuracy.low is not None and accuracy.high is not None else ""
+    )
+    text = f"accuracy {accuracy.value:.3f}{spread}"
+    if fpr is not None:
+        text += f"  FPR {100 * fpr:.2f} %"
+    return text + (f"  worst class {worst[1]} recall {worst[0]:.2f}" if worst else "")
+
+
+def show_evaluation(evaluation: Evaluation, files: Iterable[Path]) -> None:
+    console.line(f"{evaluation.model} {evaluation.version}", headline(evaluation))
+    named = [(name, str(value)) for name, value in evaluation.headline.items()]
+    named += [(name, _cell(value)) for name, value in evaluation.figures.items()]
+    console.table(f"on {evaluation.dataset}: {evaluation.rows:,} flows", ["figure", "value [95 % interval]"], named)
+    rows = [
+        (label, _cell(e.precision), str(e.recall), _cell(e.f1), f"{e.support:,}")
+        for label, e in evaluation.classes.items()
+    ]
+    console.table("", ["class", "precision", "recall", "F1", "support"], rows, right=("support",))
+    for note in evaluation.notes:
+        console.remark(note)
+    for file in files:
+        console.remark(Path(file).absolute().as_uri())
+
+
+def show_comparison(comparison: Comparison) -> None:
+    one, other = comparison.candidate, comparison.champion
+    columns = ["figure", f"{one.model} {one.version}", f"{other.model} {other.version}", "difference [95 % interval]"]
+    rows = [(d.metric, f"{d.candidate:.4f}", f"{d.champion:.4f}", str(d.difference)) for d in comparison.differences]
+    console.table(f"on {one.dataset}: {one.rows:,} flows", columns, rows)
+    console.remark(comparison.picture.absolute().as_uri())
+
+
+def show_outcomes(name: str, version: str, outcomes: Iterable[Outcome]) -> None:
+    for outcome in outcomes:
+        show_verdict(name, version, outcome.stage, outcome.verdict.model_dump(mode="json"), outcome.moved)
+
+
+def show_verdict(name: str, version: str, stage: str, verdict: dict[str, Any], moved: bool) -> None:
+    results = verdict["results"]
+    passed = sum(r["passed"] is True for r in results)
+    if moved:
+        console.line("promotion", f"{name} {version} -> {stage}   ({passed} of {len(results)} rules)", "green")
+        return
+    said = "held back" if verdict["outcome"] == "hold" else "refused"
+    reasons = [r["text"] for r in results if r["passed"] is not True]
+    console.line("promotion", f"{name} {version} {said} for {stage}   ({passed} of {len(results)} rules)", "red")
+    for reason in reasons:
+        console.line("", reason, "red")
+
+
+def show_training(result: dict[str, Any]) -> None:
+    from robustidps.evaluation.report import Evaluation
+
+    evaluation = Evaluation.model_validate(result["evaluation"])
+    console.line(f"{result['name']} {result['version']}", f"registered, digest {result['digest'][:12]}")
+    console.line("split", str(result["split"].get("description", "")))
+    console.line("on held-out traffic", headline(evaluation))
+    if len(result["seeds"]) > 1:
+        values = [s["metrics"]["accuracy"]["value"] for s in result["seeds"]]
+        mean = sum(values) / len(values)
+        console.line(f"{len(values)} seeds", f"accuracy {mean:.4f}, from {min(values):.4f} to {max(values):.4f}")
+    drift = result["drift"]
+    console.line("drift against training", drift_line(drift))
+    for outcome in result["promotion"]:
+        show_verdict(result["name"], result["version"], outcome["stage"], outcome["verdict"], outcome["moved"])
+    for file in result["files"]:
+        console.remark(Path(file).absolute().as_uri())
+
+
+def drift_line(drift: dict[str, Any]) -> str:
+    moved = sum(c["drifted"] for c in drift["columns"])
+    return f"{moved} of {len(drift['columns'])} features moved"

@@ -1,0 +1,133 @@
+"""From a data set's name to training, validation and held-out traffic, the same way for a flow, a test and a notebook.
+
+A name is one of `configs/datasets/*.yaml` (`simulated`, `nsl-kdd`), or a path to a capture-made Parquet file or a table
+of yours with a schema file. Each has one honest way to be split: by time where there is time, by its official files
+where it has them. A shuffled split is only made when asked for by name, because it puts near-copies on both sides.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from robustidps.errors import ConfigError, DatasetError, printable
+from robustidps.progress import Progress, silent
+from robustidps.settings import CONFIGS, load_yaml
+from robustidps.traffic.splits import Split, official_split, shuffled_split, temporal_split
+from robustidps.traffic.trafficset import TrafficSet
+
+__all__ = ["DatasetConfig", "dataset_config", "load_dataset", "split_dataset", "starve"]
+
+SplitKind = Literal["temporal", "official", "shuffled"]
+
+
+class DatasetConfig(BaseModel):
+    """`configs/datasets/NAME.yaml`: where traffic comes from, how it is split, and which rules judge it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Literal["simulator", "loader", "file"] = Field(description="what gives the traffic")
+    loader: str | None = Field(default=None, description="name of the loader, where source is `loader`")
+    simulator: dict[str, Any] = Field(
+        default_factory=dict, description="SimulatorSettings, where source is `simulator`"
+    )
+    split: SplitKind = Field(default="temporal", description="how held-out traffic is set apart")
+    train: float = Field(default=0.5, gt=0, lt=1, description="share of the time span that is trained on")
+    validation: float = Field(default=0.1, gt=0, lt=1, description="share for validation, after training's")
+    gap_s: float = Field(default=0, ge=0, description="seconds left out between the parts")
+    rules: str = Field(default="default", description="rule set in configs/promotion")
+    suffix: str = Field(default="", description="registered models are called FAMILY-SUFFIX; empty for flow64")
+    description: str = ""
+
+
+def dataset_config(dataset: str) -> DatasetConfig:
+    """The configuration of a named data set; for a path, that of a file with time.
+
+    Raises:
+        ConfigError: neither a known name nor a file.
+    """
+    file = CONFIGS / "datasets" / f"{dataset}.yaml"
+    if "/" not in dataset and file.is_file():
+        return load_yaml(file, DatasetConfig)
+    path = Path(dataset).expanduser()
+    if path.is_file():
+        stem = "".join(c if c.isalnum() else "_" for c in path.name.split(".")[0].lower()).strip("_")[:40]
+        return DatasetConfig(source="file", suffix=stem or "data")
+    known = sorted(p.stem for p in (CONFIGS / "datasets").glob("*.yaml"))
+    raise ConfigError(
+        f"no data set {printable(dataset)!r}", remedy=f"known: {', '.join(known)}; or name a Parquet or CSV file"
+    )
+
+
+def load_dataset(
+    dataset: str,
+    *,
+    folder: Path,
+    data_dir: Path | None = None,
+    schema_file: Path | None = None,
+    progress: Progress = silent,
+) -> dict[str, TrafficSet]:
+    """The traffic of a data set: `{"all": ...}`, or `{"train": ..., "test": ...}` where it has an official split.
+
+    Args:
+        folder: where simulated captures are kept.
+        data_dir: where a public data set's files lie.
+        schema_file: the schema of a table of yours.
+
+    Raises:
+        ConfigError, DatasetError, MissingExtraError.
+    """
+    config = dataset_config(dataset)
+    if config.source == "simulator":
+        from robustidps.traffic.simulator import SimulatorSettings, simulated_traffic
+
+        settings = SimulatorSettings.model_validate(config.simulator)
+        return {"all": simulated_traffic(settings, folder / f"simulated-{settings.digest[:12]}", progress=progress)}
+    from robustidps.traffic.loaders import load
+
+    if config.source == "loader":
+        if data_dir is None:
+            raise DatasetError(f"{dataset} isn't shipped", remedy="say where its files lie with --data-dir FOLDER")
+        name = config.loader or dataset
+        return {part: load(name, data_dir, part=part, progress=progress) for part in ("train", "test")}
+    path = Path(dataset).expanduser()
+    if schema_file is None and path.suffix == ".parquet":
+        return {"all": TrafficSet.read(path)}
+    if schema_file is None:
+        raise DatasetError("a table needs a schema", where=path, remedy="name one with --schema FILE (docs/data.md)")
+    return {"all": load("table", path, schema=schema_file, progress=progress)}
+
+
+def split_dataset(
+    parts: dict[str, TrafficSet], config: DatasetConfig, *, split: str | None = None, seed: int = 0
+) -> Split:
+    """Cuts loaded traffic into training, validation and held-out parts as its configuration says.
+
+    Args:
+        split: another way than the configuration's, by name; `shuffled` leaks near-copies and says so in the report.
+
+    Raises:
+        DatasetError: it can't be split that way.
+    """
+    kind = split or config.split
+    if kind == "official":
+        if set(parts) != {"train", "test"}:
+            raise DatasetError("has no official split", remedy="use --split temporal")
+        return official_split(parts["train"], parts["test"], validation=config.validation, seed=seed)
+    whole = parts["all"] if "all" in parts else TrafficSet.concat(parts.values())
+    if kind == "temporal":
+        return temporal_split(whole, train=config.train, validation=config.validation, gap_s=config.gap_s)
+    if kind == "shuffled":
+        return shuffled_split(whole, train=config.train, validation=config.validation, seed=seed)
+    raise ConfigError(f"no split {printable(kind)!r}", remedy="known: temporal, official, shuffled")
+
+
+def starve(traffic: TrafficSet, rows: int, seed: int) -> TrafficSet:
+    """A random sample of at most `rows` rows, in their order: for learning curves, and for candidates meant to fail."""
+    if rows >= len(traffic):
+        return traffic
+    chosen = np.sort(np.random.default_rng(seed).choice(len(traffic), rows, replace=False))
+    return traffic.select(chosen)

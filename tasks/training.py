@@ -1,0 +1,61 @@
+"""The task that trains a model and writes its bundle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from robustidps.families import family_settings, get_family
+from robustidps.progress import current
+from robustidps.settings import get_settings
+from robustidps.tasks.options import PLAIN
+from robustidps.tasks.references import load
+from robustidps.training import train_bundle
+
+__all__ = ["train_model"]
+
+
+@task(name="train model", tags=["training"], **PLAIN)
+def train_model(
+    family: str,
+    overrides: dict[str, Any],
+    train: dict[str, Any],
+    validation: dict[str, Any],
+    *,
+    name: str,
+    version: str,
+    dataset: str,
+    split: str,
+    description: str = "",
+) -> dict[str, Any]:
+    """Trains on the referenced traffic; gives the bundle's folder and digest, its settings and the curves per epoch."""
+    kind = get_family(family)
+    settings = family_settings(kind, overrides)
+    installation = get_settings()
+    out = installation.folder("runs", name) / f"{version}-seed{settings.seed}"
+    if out.exists():  # left by a run that was ended before it registered this number
+        shutil.rmtree(out)
+    result = train_bundle(
+        kind,
+        settings,
+        load(train),
+        load(validation),
+        name=name,
+        version=version,
+        out=out,
+        author=installation.author,
+        description=description,
+        dataset=dataset,
+        split=split,
+        progress=current(),
+    )
+    return {
+        "path": str(Path(result.bundle.path)),
+        "digest": result.bundle.digest,
+        "settings": settings.model_dump(mode="json"),
+        "history": result.history,
+        "metrics": dict(result.bundle.metadata.performance_metrics),
+    }
