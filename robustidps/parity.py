@@ -43,6 +43,7 @@ class ParityReport(BaseModel):
     max_difference: float
     worst_row: int
     differing_classes: int
+    """Rows with another most probable class, or with something that isn't a number on either side."""
     excused: int
     """Of these, how many rows the model itself could not tell apart (margin below the difference)."""
 
@@ -74,9 +75,11 @@ def compare(
         got = predict(x[rows], batch)
         if got.shape != (len(rows), native.shape[1]):
             raise ParityError(f"ONNX gives {got.shape[1:]} columns, the native model {native.shape[1:]}")
-        gap = np.abs(got.astype(np.float64) - native[rows]).max(axis=1)
-        np.maximum.at(difference, rows, np.where(np.isfinite(gap), gap, np.inf))
-        np.logical_or.at(other, rows, got.argmax(axis=1) != native[rows].argmax(axis=1))
+        with np.errstate(invalid="ignore"):  # infinity minus infinity, which is told apart below
+            gap = np.abs(got.astype(np.float64) - native[rows]).max(axis=1)
+        broken = ~np.isfinite(gap)
+        np.maximum.at(difference, rows, np.where(broken, np.inf, gap))
+        np.logical_or.at(other, rows, broken | (got.argmax(axis=1) != native[rows].argmax(axis=1)))
     top = np.sort(native, axis=1)[:, -2:].astype(np.float64)
     excused = other & np.isfinite(difference) & (top[:, 1] - top[:, 0] <= difference)
     report = ParityReport(

@@ -9,6 +9,7 @@ trained by full-batch gradient descent on class-weighted cross-entropy.
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,10 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from robustidps.bundle import Bundle, write_bundle
 from robustidps.calibration import softmax
 from robustidps.families import FamilySettings, Standardised, TrainedModel, TrainingContext
+from robustidps.preprocessing import Preprocessing
+from robustidps.registry.metadata import ModelMetadata
+from robustidps.testing.traffic import TOY, toy_traffic
 
-__all__ = ["Linear", "LinearSettings", "TrainedLinear"]
+__all__ = ["Linear", "LinearSettings", "TrainedLinear", "toy_bundle"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -91,3 +96,32 @@ class Linear:
             right = (validation.x @ w + b).argmax(axis=1) == validation.y
             context.epoch(epoch, settings.epochs, {"val_accuracy": float(right.mean()) if len(right) else 0.0})
         return TrainedLinear(w.astype(np.float32), b.astype(np.float32))
+
+
+def toy_bundle(folder: Path, *, name: str = "toy", version: str = "1.0.0", seed: int = 0, rows: int = 600) -> Bundle:
+    """A whole bundle of this family on `toy_traffic`, written to `folder`. Raises what `write_bundle` raises."""
+    traffic = toy_traffic(rows, seed)
+    preprocessing = Preprocessing.fit(TOY, traffic.features)
+    seen = Standardised(preprocessing.transform(traffic.features), traffic.labels.astype(np.int64))
+    weights = np.ones(TOY.output_dim, np.float32)
+    trained = Linear().train(LinearSettings(seed=seed), seen, seen, TrainingContext(TOY.output_dim, weights))
+    return write_bundle(
+        folder,
+        metadata=ModelMetadata(
+            name=name,
+            version=version,
+            model_type=Linear.model_type,
+            framework=Linear.framework,
+            input_dim=TOY.input_dim,
+            output_dim=TOY.output_dim,
+            created_at=datetime(2026, 1, 6, tzinfo=UTC),
+            family=Linear.name,
+            thresholds=dict.fromkeys(TOY.classes[1:], 0.5),
+        ),
+        schema=TOY,
+        trained=trained,
+        preprocessing=preprocessing,
+        temperature=1.3,
+        rows=traffic,
+        reference={"rows": rows},
+    )
