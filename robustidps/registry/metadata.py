@@ -90,7 +90,9 @@ class ModelMetadata(BaseModel):
     thresholds: dict[str, float] = Field(
         default_factory=dict, description="per attack class: probability from which a flow raises an alert"
     )
-    alert_budget: float | None = Field(default=None, description="false alerts per benign flow the thresholds were fitted to")
+    alert_budget: float | None = Field(
+        default=None, description="false alerts per benign flow the thresholds were fitted to"
+    )
 
     @field_validator("name")
     @classmethod

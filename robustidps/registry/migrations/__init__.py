@@ -1,0 +1,1 @@
+"""Revisions of the state store's tables, applied by `state.StateStore` when it opens a database."""

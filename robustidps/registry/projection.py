@@ -1,0 +1,114 @@
+"""MLflow's aliases and tags as a picture of the state.
+
+After each move the picture is brought up to date, in this order: `previous`, `production`, `staging`, tags, and last
+the assignment's `applied_generation`. If that is cut short, `applied_generation` stays behind, and whoever comes next
+completes it. Nothing here decides anything, and nothing reads the picture to decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from robustidps.registry import state
+from robustidps.registry.ledger import Ledger
+from robustidps.registry.stages import stage_of
+from robustidps.registry.steps import step
+from robustidps.registry.tracking import TAG, Tracking
+from robustidps.registry.transitions import standing_of
+
+__all__ = ["ALIASES", "Projection"]
+
+ALIASES = ("previous", "production", "staging")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Draws the picture of one model at a time."""
+
+    store: state.StateStore
+    ledger: Ledger
+    tracking: Tracking
+
+    def pending(self, name: str | None = None) -> list[str]:
+        """Models whose picture is behind. Doesn't import MLflow."""
+        query = sa.select(state.assignment.c.model).where(
+            state.assignment.c.applied_generation < state.assignment.c.generation
+        )
+        if name is not None:
+            query = query.where(state.assignment.c.model == name)
+        with self.store.read() as connection:
+            return [str(model) for model in connection.execute(query.order_by(state.assignment.c.model)).scalars()]
+
+    def complete(self, name: str) -> list[str]:
+        """Brings MLflow in line with the state of `name`; what was changed, one sentence each.
+
+        Raises:
+            RegistryUnavailableError: MLflow doesn't answer; what is missing stays pending.
+            NotFoundError: MLflow no longer has the model.
+            ConflictError: another process is drawing and doesn't end.
+        """
+        with self.store.lock(f"project-{name}"):
+            generation, roles, stages, numbers, end = self._wanted(name)
+            changes = []
+            with self.tracking.errors():
+                client = self.tracking.client
+                aliases = dict(client.get_registered_model(name).aliases)
+                for alias in ALIASES:
+                    wanted, actual = numbers.get(roles[alias] or ""), aliases.get(alias)
+                    if wanted is None and actual is not None:
+                        client.delete_registered_model_alias(name, alias)
+                        changes.append(f"{name}: alias {alias} removed from MLflow version {actual}")
+                    elif wanted is not None and str(wanted) != str(actual):
+                        client.set_registered_model_alias(name, alias, str(wanted))
+                        changes.append(f"{name}: alias {alias} set to {roles[alias]} (MLflow version {wanted})")
+                    step(f"project.{alias}")
+                changes += self._tag(client, name, stages, numbers)
+                step("project.tags")
+                if end:
+                    client.set_registered_model_tag(name, f"{TAG}ledger", end)
+            with self.store.write() as connection:
+                connection.execute(
+                    sa.update(state.assignment)
+                    .where(
+                        state.assignment.c.model == name,
+                        state.assignment.c.generation >= generation,
+                        state.assignment.c.applied_generation < generation,
+                    )
+                    .values(applied_generation=generation)
+                )
+            step("project.applied")
+            return changes
+
+    def _wanted(self, name: str) -> tuple[int, dict[str, str | None], dict[str, str], dict[str, int], str]:
+        with self.store.read() as connection:
+            decisions = self.ledger.checked_of_model(connection, name)
+            standing = standing_of(decisions)
+            rows = connection.execute(sa.select(state.version).where(state.version.c.model == name)).mappings().all()
+            query = sa.select(state.assignment.c.generation).where(state.assignment.c.model == name)
+            generation = connection.execute(query).scalar() or 0
+        numbers = {row["version"]: row["mlflow_version"] for row in rows if row["mlflow_version"] is not None}
+        stages = {
+            row["version"]: "Withdrawn" if row["status"] == "withdrawn" else stage_of(standing, row["version"])
+            for row in rows
+        }
+        end = f"{decisions[-1].seq}:{decisions[-1].hash}" if decisions else ""
+        return generation, standing.roles(), stages, numbers, end
+
+    def _tag(self, client: Any, name: str, stages: dict[str, str], numbers: dict[str, int]) -> list[str]:
+        changes = []
+        shown: dict[str, str | None] = {}
+        token = None
+        while True:
+            page = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
+            shown |= {str(found.version): found.tags.get(f"{TAG}stage") for found in page}
+            token = page.token
+            if not token:
+                break
+        for version, number in numbers.items():
+            if str(number) in shown and shown[str(number)] != stages[version]:
+                client.set_model_version_tag(name, str(number), f"{TAG}stage", stages[version])
+                changes.append(f"{name}: {version} is tagged {stages[version]}")
+        return changes

@@ -1,0 +1,669 @@
+"""`ModelRegistry`: versions, their artefacts, and which of them is in production.
+
+    state.py        the state store, the one authority on versions, stages and decisions
+    ledger.py       the signed, hash-chained record of every decision       keys.py        the key it is signed with
+    stages.py       pure: where versions stand after which decisions         transitions.py a move as one transaction
+    cache.py        verified bundles kept on this machine                    tracking.py    MLflow: runs, artefacts
+    projection.py   MLflow's aliases and tags as a picture of the state      registration.py  a bundle becomes a version
+
+Moving a version is one
+transaction in the state store, after which the picture in MLflow follows; if MLflow is away, the move stands and the
+picture is completed by whatever runs next. Reading history, rolling back and loading a kept bundle need no MLflow and
+don't import it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from robustidps.errors import (
+    BundleError,
+    ConflictError,
+    InputError,
+    ModelValidationError,
+    NotFoundError,
+    RefusedError,
+    RegistryUnavailableError,
+    RobustIDPSError,
+    printable,
+)
+from robustidps.registry import state
+from robustidps.registry.cache import BundleCache
+from robustidps.registry.keys import InstallationKey
+from robustidps.registry.ledger import Decision, Ledger, LedgerReport, Problem, approval, canonical
+from robustidps.registry.metadata import ModelMetadata, check_version, version_key
+from robustidps.registry.projection import Projection
+from robustidps.registry.records import (
+    Assignment,
+    ModelSummary,
+    VersionRecord,
+    acting,
+    assignment_record,
+    verdict_parts,
+    version_record,
+)
+from robustidps.registry.registration import Registration
+from robustidps.registry.stages import APPROVED, check_stage, stage_of
+from robustidps.registry.tracking import TAG, Tracking, TrainingRun
+from robustidps.registry.transitions import Move, commit, standing_of
+from robustidps.settings import Settings, check_name, get_settings, make_settings, writable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from robustidps.bundle import Bundle
+    from robustidps.evaluation.report import Evaluation
+
+__all__ = ["Assignment", "ModelHandle", "ModelRegistry", "ModelSummary", "VersionRecord"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelHandle:
+    """A loaded version: call it with raw features, float32 [N, F], for probabilities, float32 [N, C]."""
+
+    name: str
+    version: str
+    bundle: Bundle = field(repr=False)
+
+    def __call__(self, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        return self.bundle.probabilities(x)
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        return self.bundle.metadata
+
+    @property
+    def digest(self) -> str:
+        return self.bundle.digest
+
+
+class ModelRegistry:
+    """The registry of one installation.
+
+    Args:
+        registry_path: home folder of the installation; default: the settings in force.
+        settings: settings to use instead of those in force; not together with `registry_path`.
+    """
+
+    def __init__(self, registry_path: Path | str | None = None, *, settings: Settings | None = None) -> None:
+        if registry_path is not None and settings is not None:
+            raise InputError("give registry_path or settings, not both")
+        self.settings = make_settings(home=Path(registry_path)) if registry_path else settings or get_settings()
+        home = self.settings.home
+        self.store = state.StateStore(self.settings.state_url, home / "locks")
+        self.ledger = Ledger(InstallationKey(home / "keys"), home / "keys" / "ledger.witness.json")
+        self.cache = BundleCache(home / "cache" / "bundles")
+        self.tracking = Tracking(self.settings)
+        self._registration = Registration(self.settings, self.store, self.ledger, self.cache, self.tracking)
+        self.projection = Projection(self.store, self.ledger, self.tracking)
+
+    # --- looking
+
+    def models(self) -> list[ModelSummary]:
+        """All models, by name."""
+        with self.store.read() as connection:
+            rows = connection.execute(sa.select(state.version)).mappings().all()
+            assigned = {
+                row["model"]: assignment_record(row)
+                for row in connection.execute(sa.select(state.assignment)).mappings()
+            }
+        by_model: dict[str, list[str]] = {}
+        for row in rows:
+            by_model.setdefault(row["model"], [])
+            if row["status"] != "reserved":
+                by_model[row["model"]].append(row["version"])
+        return [
+            ModelSummary(
+                name, len(found), max(found, key=version_key, default=None), assigned.get(name, Assignment(name))
+            )
+            for name, found in sorted(by_model.items())
+        ]
+
+    def versions(self, name: str) -> list[VersionRecord]:
+        """All versions of a model, lowest first. Raises NotFoundError for an unknown model."""
+        check_name(name)
+        with self.store.read() as connection:
+            rows = connection.execute(sa.select(state.version).where(state.version.c.model == name)).mappings().all()
+            standing = standing_of(self.ledger.of_model(connection, name))
+        if not rows:
+            raise self._unknown(name)
+        records = [version_record(row, stage_of(standing, row["version"])) for row in rows]
+        return sorted(records, key=lambda r: version_key(r.version))
+
+    def version(self, name: str, version: str) -> VersionRecord:
+        """One version. Raises NotFoundError naming those that exist."""
+        check_version(version)
+        records = self.versions(name)
+        for record in records:
+            if record.version == version:
+                return record
+        known = ", ".join(r.version for r in records[-8:])
+        raise NotFoundError("no such version", where=f"{name} {version}", remedy=f"there are: {known}")
+
+    def assignment(self, name: str) -> Assignment:
+        """Where a model stands; its `generation` is what `transition` compares. Raises NotFoundError."""
+        check_name(name)
+        with self.store.read() as connection:
+            row = (
+                connection.execute(sa.select(state.assignment).where(state.assignment.c.model == name))
+                .mappings()
+                .first()
+            )
+            known = (
+                row or connection.execute(sa.select(state.version.c.model).where(state.version.c.model == name)).first()
+            )
+        if known is None:
+            raise self._unknown(name)
+        return assignment_record(row) if row else Assignment(name)
+
+    def history(self, name: str | None = None) -> list[Decision]:
+        """What was decided, oldest first; `verify` is what checks it. Raises NotFoundError for an unknown model."""
+        with self.store.read() as connection:
+            if name is not None:
+                check_name(name)
+                found = self.ledger.of_model(connection, name)
+            else:
+                query = sa.select(state.decision).order_by(state.decision.c.seq)
+                found = [Decision.from_row(row) for row in connection.execute(query).mappings()]
+        if not found and name is not None:
+            self.assignment(name)
+        return found
+
+    def production_at(self, name: str, when: datetime) -> Decision | None:
+        """The decision that had last changed what is in production at `when`; its `standing` says what that was."""
+        found, before = None, None
+        for entry in self.history(name):
+            if entry.time > when:
+                break
+            if entry.standing["production"] != before:
+                found, before = entry, entry.standing["production"]
+        return found
+
+    def check(self, name: str | None = None, *, artifacts: bool = False) -> LedgerReport:
+        """Checks the ledger, the tables against it, and the kept bundles; returns what it found.
+
+        Args:
+            name: compare only this model's tables and bundles; the chain is always checked as a whole.
+            artifacts: also fetch every registered bundle from MLflow and compare its digest.
+        """
+        with self.store.read() as connection:
+            report = self.ledger.verify(connection, model=name)
+        problems = list(report.problems)
+        for summary in self.models():
+            if name in (None, summary.name):
+                problems += self._bundle_problems(summary, artifacts)
+        return LedgerReport(report.records, tuple(problems), report.head, report.keys)
+
+    def verify(self, name: str | None = None, *, artifacts: bool = False) -> LedgerReport:
+        """As `check`, but fails closed.
+
+        Raises:
+            LedgerError: something was edited; names the first row and how many more there are.
+        """
+        report = self.check(name, artifacts=artifacts)
+        report.require()
+        return report
+
+    def _bundle_problems(self, summary: ModelSummary, artifacts: bool) -> Iterator[Problem]:
+        assigned = summary.assignment
+        roles = {assigned.production, assigned.previous, assigned.staging}
+        for record in self.versions(summary.name):
+            if record.status == "reserved" or record.digest is None:
+                continue
+            try:
+                if record.version in roles and self.cache.has(record.digest):
+                    self.cache.check(record.digest)
+                if artifacts:
+                    with self._fetched(record):
+                        pass
+            except RobustIDPSError as error:
+                yield Problem(None, f"{record.model} {record.version}: {error}", record.model)
+
+    # --- registering
+
+    def reserve_version(self, name: str, version: str | None = None, *, breaking: bool = False) -> str:
+        """Takes a version number before it is trained, so that two trainings can't claim the same.
+
+        Args:
+            version: the number wanted; default: the next minor one, with `breaking` the next major one.
+
+        Raises:
+            VersionExistsError: the number is taken.
+            NameInvalidError: the name or version is malformed.
+        """
+        return self._registration.reserve(name, version, breaking)
+
+    def release_reservation(self, name: str, version: str) -> bool:
+        """Gives a reserved number back; true if there was a reservation. A registered version is left alone."""
+        return self._registration.release(name, version)
+
+    def register_model(
+        self,
+        name: str,
+        version: str,
+        model_path: Path | str,
+        metadata: ModelMetadata | None = None,
+        *,
+        held_out: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+        history: Any = None,
+        params: Mapping[str, Any] | None = None,
+        command: str = "",
+        actor: str | None = None,
+        actor_source: str | None = None,
+    ) -> VersionRecord:
+        """Enters a bundle as a version: verified, uploaded to MLflow, recorded.
+
+        Args:
+            model_path: a bundle folder, as `robustidps.bundle.write_bundle` makes it.
+            metadata: if given, must say what the bundle's own says; an empty `checksum` is filled in.
+            held_out: what the version is to be judged on: path, digest, dataset, rules.
+            run_id: the training's MLflow run (`training_run`); default: a run of its own.
+            history, params, command: for a run of its own: figures per epoch, parameters, the command that repeats it.
+
+        Raises:
+            InputError: not a bundle, or one of another name or version.
+            BundleError: the bundle is malformed or was edited.
+            VersionExistsError: the version exists.
+            RegistryUnavailableError: MLflow doesn't answer; nothing is entered, the same call can be made again.
+        """
+        self._registration.register(
+            name,
+            version,
+            Path(model_path),
+            metadata,
+            held_out=held_out,
+            run_id=run_id,
+            history=history,
+            params=params,
+            command=command,
+            actor=acting(actor, actor_source),
+        )
+        return self.version(name, version)
+
+    # --- the training's run, and what is measured later
+
+    @contextmanager
+    def training_run(self, name: str, version: str, **options: Any) -> Iterator[TrainingRun]:
+        """An MLflow run for the length of a training; see `Tracking.training_run`."""
+        with self.tracking.training_run(check_name(name), check_version(version), **options) as run:
+            yield run
+
+    def log_evaluation(
+        self,
+        name: str,
+        version: str,
+        evaluation: Evaluation,
+        files: Iterable[Path] = (),
+        drift: Any = None,
+        *,
+        drift_share: float | None = None,
+    ) -> None:
+        """Puts figures, pictures and reports into the version's run, and its headline figures on the version.
+
+        Args:
+            files: pictures and pages; they land in the run's artefact folder `evaluation`.
+            drift: a drift summary, stored as `drift/drift.json`; drift_share: share of features that moved.
+
+        Raises:
+            NotFoundError, RegistryUnavailableError.
+        """
+        record = self.version(name, version)
+        if record.run_id is None or record.mlflow_version is None:
+            raise NotFoundError("is not registered", where=f"{name} {version}")
+        figures = dict(evaluation.metrics())
+        tags = {key: str(interval) for key, interval in evaluation.headline.items()}
+        tags[TAG + "judged_on"] = f"{evaluation.dataset} ({evaluation.rows} rows)"
+        if drift_share is not None:
+            figures["drift_share"] = drift_share
+            tags["drift_share"] = f"{drift_share:.4f}"
+        self.tracking.log_metrics(record.run_id, figures, prefix="held_out/")
+        self.tracking.log_text(record.run_id, evaluation.model_dump_json(indent=2), "evaluation/evaluation.json")
+        self.tracking.log_files(record.run_id, files, "evaluation")
+        if drift is not None:
+            self.tracking.log_text(record.run_id, canonical(drift), "drift/drift.json")
+        self.tracking.tag_version(name, record.mlflow_version, tags)
+
+    # --- moving
+
+    def transition(
+        self,
+        name: str,
+        version: str,
+        stage: str,
+        *,
+        verdict: Any = None,
+        actor: str | None = None,
+        actor_source: str | None = None,
+        rule_set: str | None = None,
+        evidence: Mapping[str, Any] | None = None,
+        reason: str = "",
+        expected_generation: int | None = None,
+        project: bool = True,
+    ) -> Decision:
+        """Moves a version to Staging, Production or Archived: one commit, then MLflow's picture follows.
+
+        Args:
+            verdict: what the rules said: a `promotion.Verdict`, or a mapping with `outcome` and `reasons`. Staging and
+                Production take an outcome of `promote` and nothing else.
+            expected_generation: `assignment(name).generation` from before the version was judged; if it has moved on
+                since, the judgement is of a state that is gone, and nothing happens. Default: as it is now.
+
+        Raises:
+            ModelValidationError: the verdict isn't `promote`.
+            ConflictError: somebody else moved the model meanwhile, or the version is there already.
+            BundleError, NotFoundError: its bundle can't be kept for later rollbacks.
+        """
+        target = check_stage(stage)
+        if expected_generation is None:
+            expected_generation = self.assignment(name).generation
+        outcome, reasons = verdict_parts(verdict)
+        if target in ("Staging", "Production"):
+            if outcome != APPROVED:
+                raise ModelValidationError(
+                    f"not approved: {'; '.join(reasons) or outcome or 'no verdict'}",
+                    where=f"{name} {version} -> {target}",
+                )
+            record = self.version(name, version)
+            if record.status == "registered":
+                self._kept(record)
+        elif target != "Archived":
+            raise InputError("a version can't go back to None", remedy="archive it")
+        who, source = acting(actor, actor_source)
+        decision = commit(
+            self.store,
+            self.ledger,
+            Move(
+                name,
+                version,
+                "archive" if target == "Archived" else "promote",
+                target,
+                who,
+                source,
+                outcome or "recorded",
+                tuple([reason] if reason else []) + reasons,
+                evidence or {},
+                rule_set,
+            ),
+            expected_generation=expected_generation,
+        )
+        if project:
+            self._project_or_warn(name)
+        return decision
+
+    def record_refusal(
+        self,
+        name: str,
+        version: str,
+        stage: str,
+        *,
+        verdict: Any,
+        actor: str | None = None,
+        actor_source: str | None = None,
+        rule_set: str | None = None,
+        evidence: Mapping[str, Any] | None = None,
+        reason: str = "",
+    ) -> Decision:
+        """Writes into the ledger that a version was not let into a stage, and why. Moves nothing."""
+        target = check_stage(stage)
+        outcome, reasons = verdict_parts(verdict)
+        if outcome == APPROVED:
+            raise InputError("a refusal needs a verdict that refuses", where=f"{name} {version}")
+        who, source = acting(actor, actor_source)
+        said = tuple([reason] if reason else []) + reasons
+        move = Move(name, version, "refuse", target, who, source, outcome or "reject", said, evidence or {}, rule_set)
+        return commit(self.store, self.ledger, move)
+
+    def rollback(
+        self, name: str, *, reason: str = "", actor: str | None = None, actor_source: str | None = None
+    ) -> Decision:
+        """Puts the retained previous version back into Production. One commit; needs neither network nor MLflow.
+
+        MLflow's picture is left pending; `ensure_projected` completes it.
+
+        Raises:
+            RefusedError: there is no previous version.
+            NotFoundError, BundleError: its bundle isn't kept here any more, or was edited.
+            ConflictError: somebody else moved the model in this moment.
+        """
+        assigned = self.assignment(name)
+        if assigned.previous is None:
+            raise RefusedError(
+                "there is no previous version to go back to",
+                where=name,
+                remedy="promote another version (robustidps models)",
+            )
+        record = self.version(name, assigned.previous)
+        try:
+            self.cache.check(record.digest or "")
+        except NotFoundError as error:
+            remedy = (
+                f"fetch it while MLflow answers: robustidps registry repair, then roll back; looked in {error.where}"
+            )
+            raise NotFoundError(
+                "the previous version's bundle is not kept on this machine",
+                where=f"{name} {record.version}",
+                remedy=remedy,
+            ) from None
+        who, source = acting(actor, actor_source)
+        move = Move(name, record.version, "rollback", "Production", who, source, reasons=(reason,) if reason else ())
+        return commit(self.store, self.ledger, move, expected_generation=assigned.generation)
+
+    def withdraw(
+        self, name: str, version: str, *, reason: str, actor: str | None = None, actor_source: str | None = None
+    ) -> Decision:
+        """Takes a version out of the running for good: never promoted, never rolled back to, never `latest`.
+
+        Raises:
+            RefusedError: it is in Production (roll back first), or was withdrawn before.
+        """
+        who, source = acting(actor, actor_source)
+        move = Move(name, check_version(version), "withdraw", "Archived", who, source, reasons=(reason,))
+        decision = commit(self.store, self.ledger, move, expected_generation=self.assignment(name).generation)
+        self._project_or_warn(name)
+        return decision
+
+    def hot_swap_model(
+        self,
+        current_name: str,
+        new_version: str,
+        validation_fn: Callable[[ModelHandle], bool] | None = None,
+        *,
+        judge: Callable[..., Any] | None = None,
+        actor: str | None = None,
+        actor_source: str | None = None,
+    ) -> Decision:
+        """Puts a version into Production if the rules let it, and `validation_fn` too where one is given.
+
+        Args:
+            validation_fn: one rule more: called with the version's handle, true means that it passes.
+            judge: `judge(registry, name, version, "Production") -> Verdict`; default: `robustidps.judging.judge`.
+
+        Raises:
+            ModelValidationError: refused; the reasons are in the message and in the ledger.
+            ConflictError: somebody else moved the model meanwhile.
+        """
+        if judge is None:
+            from robustidps import judging
+
+            judge = judging.judge
+        generation = self.assignment(current_name).generation
+        verdict = judge(self, current_name, new_version, "Production")
+        outcome, reasons = verdict_parts(verdict)
+        if outcome == APPROVED and validation_fn is not None:
+            handle = self.load_model(current_name, new_version)
+            if not validation_fn(handle):
+                outcome, reasons = "reject", ("validation_fn: said no", *reasons)
+        facts: dict[str, Any] = {
+            "verdict": {"outcome": outcome, "reasons": reasons},
+            "actor": actor,
+            "actor_source": actor_source,
+            "rule_set": getattr(verdict, "rule_set", None),
+            "evidence": {"validation_fn": validation_fn is not None},
+        }
+        if outcome != APPROVED:
+            self.record_refusal(current_name, new_version, "Production", **facts)
+            raise ModelValidationError(
+                f"refused: {'; '.join(reasons) or outcome}", where=f"{current_name} {new_version} -> Production"
+            )
+        return self.transition(current_name, new_version, "Production", expected_generation=generation, **facts)
+
+    # --- loading
+
+    def load_model(self, name: str, version: str = "latest") -> ModelHandle:
+        """A model to call with raw features.
+
+        Args:
+            version: a number; `production` or `staging`; or `latest`, the newest version that was approved and neither
+                rolled back nor withdrawn. All but a number need an approving decision whose signature checks out.
+
+        Raises:
+            NotFoundError: no such version, or none in that role.
+            BundleError: its artefact was edited. LedgerError: its decision was.
+        """
+        record = self.resolve(name, version)
+        return ModelHandle(name, record.version, self._opened(record))
+
+    def bundle(self, name: str, version: str) -> Bundle:
+        """The verified bundle of a version (or `production`, `staging`, `latest`). Raises what `load_model` raises."""
+        return self._opened(self.resolve(name, version))
+
+    def resolve(self, name: str, version: str = "latest") -> VersionRecord:
+        """The version that `latest`, `production`, `staging` or a number stands for. Raises as `load_model`."""
+        if version not in ("latest", "production", "staging", "previous"):
+            record = self.version(name, version)
+            if record.status == "reserved":
+                raise NotFoundError("is reserved, but not registered", where=f"{name} {version}")
+            return record
+        assigned = self.assignment(name)
+        with self.store.read() as connection:
+            decisions = self.ledger.checked_of_model(connection, name)
+        standing = standing_of(decisions)
+        roles: dict[str, str | None] = dict(standing.roles())
+        if roles != {role: getattr(assigned, role) for role in roles}:
+            self.verify(name)
+        stage = {"staging": "Staging", "latest": None}.get(version, "Production")
+        if version == "latest":
+            roles["latest"] = self._latest(name, decisions)
+        chosen = roles[version]
+        if chosen is None:
+            what = "no version was approved yet" if version == "latest" else f"no version is in the role {version}"
+            raise NotFoundError(what, where=name, remedy="promote one (robustidps promote)")
+        record = self.version(name, chosen)
+        granted = approval(decisions, chosen, stage)
+        if granted is None or granted.bundle_digest != record.digest:
+            self.verify(name)
+            raise BundleError("no decision approves this bundle for that stage", where=f"{name} {chosen}")
+        return record
+
+    def _latest(self, name: str, decisions: list[Decision]) -> str | None:
+        standing = standing_of(decisions)
+        fallen = {d.from_version for d in decisions if d.action == "rollback"} - set(standing.tenures)
+        withdrawn = {d.version for d in decisions if d.action == "withdraw"}
+        approved = {d.version for d in decisions if d.version and approval([d], d.version)} - fallen - withdrawn
+        return max((v for v in approved if v), key=version_key, default=None)
+
+    def retained(self, name: str, version: str) -> bool:
+        """Whether a version's bundle is kept on this machine, unchanged: whether one could roll back to it."""
+        record = self.version(name, version)
+        if record.digest is None or not self.cache.has(record.digest):
+            return False
+        self.cache.check(record.digest)
+        return True
+
+    def _opened(self, record: VersionRecord) -> Bundle:
+        self._kept(record)
+        return self.cache.open(record.digest or "")
+
+    def _kept(self, record: VersionRecord) -> None:
+        """Makes sure that the version's bundle is kept here: as it is, or fetched from MLflow."""
+        assert record.digest is not None  # noqa: S101 - the table's check says so for all but reservations
+        if self.cache.has(record.digest):
+            self.cache.check(record.digest)
+            return
+        with self._fetched(record) as folder:
+            self.cache.add(folder, record.digest)
+
+    @contextmanager
+    def _fetched(self, record: VersionRecord) -> Iterator[Path]:
+        """The version's bundle from MLflow, its digest checked, for the length of the block."""
+        from robustidps.bundle import bundle_digest
+
+        where = f"{record.model} {record.version} (runs:/{record.run_id}/bundle)"
+        folder = self.settings.folder("cache", "fetch") / secrets.token_hex(8)
+        try:
+            with writable(folder):
+                folder.mkdir()
+            fetched = self.tracking.fetch_bundle(record.run_id or "", folder)
+            found = bundle_digest(fetched)
+            if found != record.digest:
+                raise BundleError(
+                    f"the artefact in MLflow was edited: its digest is {found[:16]}…, not {str(record.digest)[:16]}…",
+                    where=where,
+                    remedy="restore it from a backup, or withdraw the version",
+                )
+            yield fetched
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # --- MLflow's picture
+
+    def ensure_projected(self, name: str | None = None) -> list[str]:
+        """Completes MLflow's picture where it is behind; without anything pending MLflow isn't even imported.
+
+        Raises:
+            RegistryUnavailableError: MLflow doesn't answer; it stays pending.
+        """
+        return [change for pending in self.projection.pending(name) for change in self.projection.complete(pending)]
+
+    def repair(self) -> list[str]:
+        """Finishes or reports registrations that were cut short, keeps the bundles that rollbacks need, and brings
+        MLflow's aliases and tags in line with the state; what was done, one sentence each.
+
+        Raises:
+            RegistryUnavailableError: MLflow doesn't answer.
+            LedgerError: the ledger was edited; nothing is repaired from it.
+        """
+        done: list[str] = []
+        for summary in self.models():
+            for record in self.versions(summary.name):
+                if record.status == "reserved" and record.digest and self.cache.has(record.digest):
+                    finished = self.register_model(
+                        record.model, record.version, self.cache.check(record.digest), held_out=record.held_out
+                    )
+                    done.append(f"{finished.model}: registration of {finished.version} finished")
+            assigned = self.assignment(summary.name)
+            for version in filter(None, (assigned.production, assigned.previous, assigned.staging)):
+                record = self.version(summary.name, version)
+                if not self.cache.has(record.digest or ""):
+                    self._kept(record)
+                    done.append(f"{record.model}: bundle of {record.version} fetched for rollbacks")
+            if any(r.status != "reserved" for r in self.versions(summary.name)):
+                done += self.projection.complete(summary.name)
+        return done
+
+    def _project_or_warn(self, name: str) -> None:
+        try:
+            self.ensure_projected(name)
+        except (RegistryUnavailableError, NotFoundError, ConflictError) as error:
+            log.warning("%s: the move stands; MLflow's aliases follow later (%s)", name, error)
+
+    def _unknown(self, name: str) -> NotFoundError:
+        with self.store.read() as connection:
+            known = connection.execute(sa.select(state.version.c.model).distinct()).scalars().all()
+        return NotFoundError(
+            "no such model", where=printable(name), remedy=f"there are: {', '.join(sorted(known)) or 'none'}"
+        )

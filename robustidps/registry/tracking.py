@@ -1,0 +1,334 @@
+"""Our side of MLflow: runs, artefacts, metrics and registered models. The only module that imports it.
+
+MLflow is imported on first use (it takes seconds) and everything it or its database raises becomes one of two errors:
+what was asked for isn't there (`NotFoundError`), or MLflow can't be worked with now (`RegistryUnavailableError`).
+
+A bundle is logged as plain files in the run's folder `bundle`; a model version's source is always `runs:/RUN/bundle`,
+the one form that both the embedded client and a server accept. There is no `MLmodel` among them: nothing that MLflow
+could be made to execute.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from robustidps.errors import NotFoundError, RegistryUnavailableError, RobustIDPSError, StorageError
+from robustidps.settings import Settings, writable
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+__all__ = ["BUNDLE_FOLDER", "Tracking", "TrainingRun"]
+
+BUNDLE_FOLDER = "bundle"
+TAG = "robustidps."
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+@dataclass
+class TrainingRun:
+    """One training in MLflow: parameters, curves, files. Made by `Tracking.training_run`."""
+
+    tracking: Tracking
+    run_id: str
+    experiment_id: str
+
+    def epoch(self, number: int, figures: Mapping[str, float]) -> None:
+        """One point on each curve, e.g. `{"train_loss": .., "validation_f1": ..}`."""
+        self.tracking.log_metrics(self.run_id, figures, step=number)
+
+    def history(self, epochs: Iterable[Mapping[str, float]]) -> None:
+        """All curves at once: one mapping of figures an epoch, in order."""
+        self.tracking.log_curves(self.run_id, list(epochs))
+
+    def metrics(self, figures: Mapping[str, float]) -> None:
+        """Scalars without a curve."""
+        self.tracking.log_metrics(self.run_id, figures)
+
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        """Further parameters."""
+        self.tracking.log_parameters(self.run_id, values)
+
+    def tag(self, key: str, value: object) -> None:
+        """A tag on the run."""
+        with self.tracking.errors():
+            self.tracking.client.set_tag(self.run_id, key, str(value))
+
+    def files(self, files: Iterable[Path], folder: str) -> None:
+        """Files into the run's artefact folder `folder`."""
+        self.tracking.log_files(self.run_id, files, folder)
+
+
+@dataclass
+class Tracking:
+    """MLflow at the settings' tracking address."""
+
+    settings: Settings
+    _client: MlflowClient | None = field(default=None, init=False, repr=False)
+
+    @property
+    def client(self) -> MlflowClient:
+        """The client, connected on first use. Call it inside `errors()`."""
+        if self._client is None:
+            for key, value in _DEFAULTS.items():
+                os.environ.setdefault(key, value)
+            logging.getLogger("alembic").setLevel(logging.WARNING)
+            try:
+                from mlflow import MlflowClient
+            except ModuleNotFoundError:
+                from robustidps.errors import MissingExtraError
+
+                raise MissingExtraError("MLflow", "mlops") from None
+            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            if self.settings.tracking_uri.startswith("sqlite:///"):
+                self.settings.folder()
+            # The registry is named too: else MLflow's own setting for it could point somewhere else.
+            self._client = MlflowClient(self.settings.tracking_uri, self.settings.tracking_uri)
+        return self._client
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turns what MLflow raises into our errors.
+
+        Raises:
+            NotFoundError: MLflow has no such model, version, run or file.
+            RegistryUnavailableError: MLflow doesn't answer, or answers with an error.
+            StorageError: its files can't be written.
+        """
+        try:
+            yield
+        except RobustIDPSError:
+            raise
+        except OSError as error:
+            if type(error).__module__.startswith("requests"):
+                raise self._unavailable(error) from error
+            with writable(Path(error.filename or self.settings.home)):
+                raise
+            raise  # pragma: no cover - `writable` has raised
+        except Exception as error:
+            module = type(error).__module__
+            if module.startswith("mlflow"):
+                if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                    raise NotFoundError(f"MLflow: {error}", where=self.where) from error
+                raise self._unavailable(error) from error
+            if module.startswith(("sqlalchemy", "sqlite3", "alembic", "urllib3", "psycopg")):
+                raise self._unavailable(error) from error
+            raise
+
+    @property
+    def where(self) -> str:
+        return re.sub(r"//[^/@]*@", "//***@", self.settings.tracking_uri)
+
+    def _unavailable(self, error: Exception) -> RobustIDPSError:
+        text = " ".join(str(error).split())
+        if "readonly" in text or "disk is full" in text:
+            return StorageError(f"MLflow can't write: {text[:300]}", where=self.where)
+        return RegistryUnavailableError(
+            f"MLflow doesn't answer as it should: {text[:300]}",
+            where=self.where,
+            remedy="check that it runs and that the address is right (mlflow_tracking_uri); robustidps doctor",
+        )
+
+    def experiment(self, name: str) -> str:
+        """The id of the experiment `name`, made if missing; on local storage its artefacts lie under home."""
+        with self.errors():
+            found = self.client.get_experiment_by_name(name)
+            if found is not None:
+                if found.lifecycle_stage == "deleted":
+                    self.client.restore_experiment(found.experiment_id)
+                return str(found.experiment_id)
+            local = self.settings.tracking_uri.startswith(("sqlite:", "file:"))
+            location = self.settings.folder("artifacts").joinpath(name).as_uri() if local else None
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location))
+            except Exception:  # another process made it in this moment
+                again = self.client.get_experiment_by_name(name)
+                if again is None:
+                    raise
+                return str(again.experiment_id)
+
+    def ping(self) -> None:
+        """Raises RegistryUnavailableError unless MLflow answers."""
+        with self.errors():
+            self.client.search_registered_models(max_results=1)
+
+    # --- runs
+
+    def start_run(self, model: str, version: str, tags: Mapping[str, str]) -> str:
+        """A new run in the model's experiment; its id."""
+        experiment = self.experiment(model)
+        base = {TAG + "model": model, TAG + "version": version, "mlflow.source.name": "robustidps"}
+        with self.errors():
+            run = self.client.create_run(experiment, run_name=f"{model} {version}", tags=base | dict(tags))
+            return str(run.info.run_id)
+
+    def end_run(self, run_id: str, status: str = "FINISHED") -> None:
+        with self.errors():
+            self.client.set_terminated(run_id, status)
+
+    def find_run(self, model: str, tag: str, value: str) -> str | None:
+        """The newest run of `model` whose tag has `value`."""
+        with self.errors():
+            found = self.client.search_runs(
+                [self.experiment(model)],
+                f"tags.`{TAG}{tag}` = '{value}' and tags.`{TAG}model` = '{model}'",
+                max_results=1,
+            )
+            return str(found[0].info.run_id) if found else None
+
+    @contextmanager
+    def training_run(
+        self,
+        model: str,
+        version: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        data_digest: str = "",
+        repeat: str = "",
+        author: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Iterator[TrainingRun]:
+        """A run for the length of a training; marked FAILED if it raises, KILLED if it is interrupted.
+
+        Args:
+            parameters: nested settings are flattened (`solver.steps`).
+            data_digest: `TrafficSet.digest` of what is trained on.
+            repeat: the exact command that repeats the training.
+
+        Raises:
+            RegistryUnavailableError: before anything is trained, if MLflow doesn't answer.
+        """
+        own = {TAG + "data_digest": data_digest, TAG + "repeat": repeat, "mlflow.user": author or self.settings.author}
+        run_id = self.start_run(model, version, {k: v for k, v in own.items() if v} | dict(tags or {}))
+        run = TrainingRun(self, run_id, self.experiment(model))
+        try:
+            if parameters:
+                run.parameters(parameters)
+            yield run
+        except BaseException as error:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            try:
+                self.end_run(run_id, status)
+            except RobustIDPSError as second:
+                logging.getLogger(__name__).warning("the run %s could not be marked %s: %s", run_id, status, second)
+            raise
+        self.end_run(run_id)
+
+    def log_parameters(self, run_id: str, values: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(_key(k), str(v)[:6000]) for k, v in _flat(values)]
+        with self.errors():
+            for start in range(0, len(params), 100):
+                self.client.log_batch(run_id, params=params[start : start + 100])
+
+    def log_metrics(self, run_id: str, figures: Mapping[str, float], *, step: int = 0, prefix: str = "") -> None:
+        self._log_points(run_id, [(step, figures)], prefix)
+
+    def log_curves(self, run_id: str, epochs: list[Mapping[str, float]]) -> None:
+        self._log_points(run_id, list(enumerate(epochs)), "")
+
+    def _log_points(self, run_id: str, points: list[tuple[int, Mapping[str, float]]], prefix: str) -> None:
+        with self.errors():
+            client = self.client
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            metrics = [
+                Metric(_key(prefix + k), float(v), now, step)
+                for step, figures in points
+                for k, v in figures.items()
+                if isinstance(v, (int, float)) or hasattr(v, "item")
+            ]
+            for start in range(0, len(metrics), 1000):
+                client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+    def log_files(self, run_id: str, files: Iterable[Path], folder: str) -> None:
+        with self.errors():
+            for file in files:
+                if Path(file).is_dir():
+                    self.client.log_artifacts(run_id, str(file), f"{folder}/{Path(file).name}")
+                else:
+                    self.client.log_artifact(run_id, str(file), folder)
+
+    def log_text(self, run_id: str, text: str, path: str) -> None:
+        with self.errors():
+            self.client.log_text(run_id, text, path)
+
+    # --- registered models
+
+    def upload_bundle(self, run_id: str, bundle: Path) -> None:
+        with self.errors():
+            self.client.log_artifacts(run_id, str(bundle), BUNDLE_FOLDER)
+
+    def fetch_bundle(self, run_id: str, folder: Path) -> Path:
+        """Downloads a run's bundle into `folder`; the caller checks its digest."""
+        with self.errors():
+            return Path(self.client.download_artifacts(run_id, BUNDLE_FOLDER, str(folder)))
+
+    def ensure_model(self, name: str, description: str = "") -> None:
+        with self.errors():
+            client = self.client
+            from mlflow.exceptions import MlflowException
+
+            try:
+                client.create_registered_model(name, description=description or None)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+
+    def ensure_version(self, name: str, run_id: str, tags: Mapping[str, str], description: str) -> int:
+        """The MLflow version of `name` that comes from `run_id`, made if missing."""
+        with self.errors():
+            found = self.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+            if found:
+                return int(found[0].version)
+            made = self.client.create_model_version(
+                name,
+                source=f"runs:/{run_id}/{BUNDLE_FOLDER}",
+                run_id=run_id,
+                tags=dict(tags),
+                description=description or None,
+                await_creation_for=0,
+            )
+            return int(made.version)
+
+    def drop_versions(self, name: str, run_id: str) -> None:
+        """Removes what an abandoned registration left: the versions of `name` that come from `run_id`."""
+        with self.errors():
+            for found in self.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+                self.client.delete_model_version(name, found.version)
+
+    def tag_version(self, name: str, mlflow_version: int, tags: Mapping[str, str]) -> None:
+        with self.errors():
+            for key, value in tags.items():
+                self.client.set_model_version_tag(name, str(mlflow_version), key, value)
+
+
+def _key(text: str) -> str:
+    """`text` as MLflow takes it for a name of a parameter or metric."""
+    return re.sub(r"[^A-Za-z0-9_\-. :/]", "_", text)[:250]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,183 @@
+"""One move of one model, as one transaction: the assignment's next generation and the decision that explains it.
+
+`commit` reads where the model stands from its checked decisions, works out where the move leads (`stages.advance`),
+and writes both with `UPDATE assignment .. WHERE generation = :expected`. That commit *is* the promotion or rollback.
+A process that is killed leaves it done or not begun; of two that race, one is told what the other did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from robustidps.errors import ConflictError, LedgerError, NotFoundError, RefusedError
+from robustidps.registry import state
+from robustidps.registry.ledger import REMEDY, Decision, Ledger
+from robustidps.registry.stages import Standing, advance, replay, stage_of
+from robustidps.registry.steps import step
+
+__all__ = ["Move", "commit", "standing_of"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """What is to be decided about a version.
+
+    action: `promote`, `archive`, `rollback` and `withdraw` move it; `refuse` and `register` are only recorded.
+    """
+
+    model: str
+    version: str
+    action: str
+    to_stage: str
+    actor: str
+    actor_source: str
+    verdict: str = "recorded"
+    reasons: tuple[str, ...] = ()
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    rule_set: str | None = None
+
+    @property
+    def moves(self) -> bool:
+        return self.action not in ("refuse", "register")
+
+
+def standing_of(decisions: list[Decision]) -> Standing:
+    """Where a model stands after `decisions`."""
+    return replay((d.action, d.version, d.to_stage) for d in decisions)
+
+
+def commit(
+    store: state.StateStore,
+    ledger: Ledger,
+    move: Move,
+    *,
+    expected_generation: int | None = None,
+    version_values: Mapping[str, Any] | None = None,
+) -> Decision:
+    """Carries out `move`, or records it where it moves nothing.
+
+    Args:
+        expected_generation: the assignment's generation when the decision was prepared; None skips the comparison.
+        version_values: further columns to set on the version's row in the same transaction.
+
+    Raises:
+        ConflictError: the assignment has moved on since, or the version is there already; says what happened.
+        RefusedError: the move makes no sense from where the model stands.
+        NotFoundError: no such registered version.
+        LedgerError: the ledger or the assignment was edited.
+        StorageError, UnavailableError: the store can't be written.
+    """
+    with store.write() as connection:
+        row = _assignment_row(connection, move.model)
+        decisions = ledger.checked_of_model(connection, move.model)
+        standing = standing_of(decisions)
+        for role, expected in standing.roles().items():
+            if row[role] != expected:
+                raise LedgerError(
+                    f"assignment has {role} {row[role]}, the ledger {expected}", where=move.model, remedy=REMEDY
+                )
+        generation = row["generation"]
+        if expected_generation is not None and generation != expected_generation:
+            raise ConflictError(
+                _meanwhile(decisions, expected_generation),
+                where=move.model,
+                remedy="look at it again, then decide anew",
+            )
+        version = _version_row(connection, move)
+        before = stage_of(standing, move.version)
+        if move.action in ("promote", "archive") and before == move.to_stage:
+            raise ConflictError(_already(decisions, move), where=f"{move.model} {move.version}", remedy="nothing to do")
+        after = advance(standing, move.action, move.version, move.to_stage)
+        step(f"{move.action}.begun")
+        if version_values:
+            connection.execute(_update_version(move).values(**version_values))
+        if move.action == "withdraw":
+            connection.execute(_update_version(move).values(status="withdrawn"))
+        if move.moves:
+            update = (
+                sa.update(state.assignment)
+                .where(state.assignment.c.model == move.model, state.assignment.c.generation == generation)
+                .values(generation=generation + 1, **after.roles())
+            )
+            if connection.execute(update).rowcount != 1:
+                raise ConflictError(
+                    "another process moved it in this moment", where=move.model, remedy="look at it again"
+                )
+            generation += 1
+        step(f"{move.action}.assigned")
+        decision = ledger.append(
+            connection,
+            {
+                "model": move.model,
+                "version": move.version,
+                "action": move.action,
+                "from_stage": before,
+                "to_stage": move.to_stage,
+                "from_version": _displaced(standing, move),
+                "actor": move.actor,
+                "actor_source": move.actor_source,
+                "rule_set": move.rule_set,
+                "verdict": move.verdict,
+                "reasons": move.reasons,
+                "evidence": move.evidence,
+                "bundle_digest": (version_values or {}).get("digest", version["digest"]),
+                "generation": generation,
+                "standing": after.roles(),
+            },
+        )
+        step(f"{move.action}.recorded")
+    step(f"{move.action}.committed")
+    ledger.remember(decision)
+    step(f"{move.action}.witnessed")
+    return decision
+
+
+def _assignment_row(connection: Connection, model: str) -> RowMapping:
+    query = sa.select(state.assignment).where(state.assignment.c.model == model)
+    row = connection.execute(query).mappings().first()
+    if row is None:
+        connection.execute(sa.insert(state.assignment).values(model=model, generation=0, applied_generation=0))
+        row = connection.execute(query).mappings().one()
+    return row
+
+
+def _version_row(connection: Connection, move: Move) -> RowMapping:
+    query = sa.select(state.version).where(state.version.c.model == move.model, state.version.c.version == move.version)
+    row = connection.execute(query).mappings().first()
+    if row is None or (row["status"] == "reserved" and move.action != "register"):
+        raise NotFoundError("is not registered", where=f"{move.model} {move.version}", remedy="robustidps models")
+    if row["status"] == "withdrawn" and move.action in ("promote", "rollback", "withdraw"):
+        raise RefusedError("was withdrawn", where=f"{move.model} {move.version}", remedy="register a new version")
+    return row
+
+
+def _displaced(standing: Standing, move: Move) -> str | None:
+    if move.action in ("promote", "rollback"):
+        return standing.production if move.to_stage == "Production" else standing.staging
+    return None
+
+
+def _update_version(move: Move) -> sa.Update:
+    return sa.update(state.version).where(state.version.c.model == move.model, state.version.c.version == move.version)
+
+
+def _said(decision: Decision) -> str:
+    where = f" to {decision.to_stage}" if decision.action in ("promote", "rollback") else ""
+    return (
+        f"{decision.action} of {decision.version}{where} by {decision.actor} at {decision.time:%Y-%m-%d %H:%M:%S} UTC"
+    )
+
+
+def _meanwhile(decisions: list[Decision], expected: int) -> str:
+    since = [_said(d) for d in decisions if d.generation > expected and d.action not in ("refuse", "register")]
+    return f"somebody else was first: {'; '.join(since[-3:]) or 'the assignment has moved on'}"
+
+
+def _already(decisions: list[Decision], move: Move) -> str:
+    moved = [d for d in decisions if d.version == move.version and d.to_stage == move.to_stage and d.action != "refuse"]
+    return f"is in {move.to_stage} already{f' ({_said(moved[-1])})' if moved else ''}"
