@@ -38,6 +38,7 @@ __all__ = ["NeuralODE", "NeuralODESettings", "TrainedNeuralODE", "load_native"]
 
 Floats = npt.NDArray[np.float32]
 
+_STEPS_AN_EPOCH = 16  # at least, where rows are few: a smaller batch rather than a handful of steps in all
 _CHUNK = 8192  # rows at a time when predicting: fits the cache, and memory stays bounded
 
 
@@ -54,7 +55,7 @@ class NeuralODESettings(FamilySettings):
     stop_on: Literal["macro_f1", "loss"] = Field(
         default="macro_f1", description="validation figure that decides which epoch was best; ties go to the loss"
     )
-    batch_size: int = Field(default=512, ge=1, le=1_000_000, description="rows per step")
+    batch_size: int = Field(default=512, ge=1, le=1_000_000, description="rows per step at most")
     learning_rate: float = Field(default=4e-3, gt=0, le=1, description="highest learning rate, after warming up")
     weight_decay: float = Field(default=1e-3, ge=0, le=10, description="AdamW's decoupled weight decay")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of input columns silenced per row in training")
@@ -275,14 +276,14 @@ def _fit(
     x, y = torch.from_numpy(np.ascontiguousarray(train.x)), torch.from_numpy(np.ascontiguousarray(train.y))
     weights = torch.from_numpy(np.asarray(context.class_weights, dtype=np.float32))
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    batches = math.ceil(len(y) / settings.batch_size)
-    total = batches * settings.epochs
+    size = min(settings.batch_size, max(16, len(y) // _STEPS_AN_EPOCH))
+    total = math.ceil(len(y) / size) * settings.epochs
     best: dict[str, Any] = {}
     best_rank, best_epoch, step = (-math.inf, -math.inf), 0, 0
     for epoch in range(1, settings.epochs + 1):
         network.train()
         rows, summed, weighed = torch.randperm(len(y), generator=order), 0.0, 0.0
-        for batch in torch.split(rows, settings.batch_size):
+        for batch in torch.split(rows, size):
             for group in optimiser.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(step, total)
             step += 1

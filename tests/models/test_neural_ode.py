@@ -84,7 +84,7 @@ def test_it_learns_what_no_linear_model_can(model):
 @pytest.mark.parametrize("t1", [1.0, 3.0])
 def test_runge_kutta_agrees_with_dopri5(t1):
     odeint = pytest.importorskip("torchdiffeq").odeint
-    trained = train(rows(1500), epochs=8, t1=t1)
+    trained = train(rows(1500), epochs=8, t1=t1, steps=int(8 * t1))
     x, network = rows(200, 3).x, trained.network
     with torch.no_grad():
         times = torch.tensor([0.0, t1])
