@@ -1,0 +1,29 @@
+"""What an attacker who can write to a bundle's whole folder does after an edit: make its digest fit again.
+
+Tests use it so that a forged file meets the check that is meant for it, and not only the digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from robustidps.bundle_files import Contents, canonical, digest_of
+
+__all__ = ["reseal"]
+
+
+def reseal(folder: Path, **metadata: Any) -> str:
+    """Puts `metadata` and a digest that fits into metadata.json, without judging anything; gives the digest."""
+    path = folder / "metadata.json"
+    content = json.loads(path.read_text(encoding="utf-8")) | metadata
+    listing = []
+    for file in folder.rglob("*"):
+        if file.is_file():
+            data = file.read_bytes()
+            listing.append((str(file.relative_to(folder)), len(data), hashlib.sha256(data).hexdigest()))
+    content["checksum"] = digest_of(Contents(folder, {}, tuple(sorted(listing))), content)
+    path.write_bytes(canonical(content))
+    return str(content["checksum"])
