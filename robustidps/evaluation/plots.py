@@ -20,7 +20,7 @@ from robustidps.evaluation.report import Evaluation
 from robustidps.settings import writable
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["draw"]
+__all__ = ["draw", "save_figure", "start_figure", "tidy_axes"]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
@@ -52,22 +52,23 @@ def draw(evaluation: Evaluation, predictions: Predictions, held_out: TrafficSet,
     }
     if evaluation.windows:
         pictures["stability"] = _stability(evaluation)
-    paths = []
-    with writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in pictures.items():
-            path = folder / f"{name}.png"
-            part = path.with_name(f"{path.name}.part")
-            try:
-                figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None})
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
-            paths.append(path)
-    return paths
+    return [save_figure(figure, folder / f"{name}.png") for name, figure in pictures.items()]
 
 
-def _figure(evaluation: Evaluation, title: str, width: float, height: float) -> Any:
+def save_figure(figure: Any, path: Path) -> Path:
+    """Writes a figure as PNG under `path`, all or nothing. Raises StorageError."""
+    part = path.with_name(f"{path.name}.part")
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None})
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    return path
+
+
+def start_figure(evaluation: Evaluation, title: str, width: float, height: float) -> Any:
     """An empty figure with a headline and, under it, whose figures these are."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -87,10 +88,11 @@ def _axes(figure: Any, *, left: float, bottom: float, right: float, top: float) 
     """Axes with margins in inches."""
     width, height = figure.get_size_inches()
     box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
-    return _tidy(figure.add_axes(box))
+    return tidy_axes(figure.add_axes(box))
 
 
-def _tidy(axes: Any) -> Any:
+def tidy_axes(axes: Any) -> Any:
+    """`axes` in the house's look: two spines, a light grid behind, small labels."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -110,7 +112,7 @@ def _confusion(evaluation: Evaluation) -> Any:
     label = 0.35 + 0.075 * longest
     cell = 0.62 if n > 6 else 0.85
     wide, high = label + n * cell + 1.0, 0.95 + n * cell + label + 0.3
-    figure = _figure(evaluation, "Confusion matrix", max(wide, 5.6), high)
+    figure = start_figure(evaluation, "Confusion matrix", max(wide, 5.6), high)
     width = figure.get_size_inches()[0]
     axes = _axes(figure, left=label + 0.25, bottom=label + 0.3, right=width - label - 0.25 - n * cell, top=0.95)
     axes.grid(False)
@@ -132,9 +134,9 @@ def _confusion(evaluation: Evaluation) -> Any:
                 ink = "white" if shares[row, column] > 0.55 else _INK
                 text = _short(int(counts[row, column]))
                 axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color=ink)
-    right, side = label + 0.25 + n * cell, n * cell
+    edge, square = label + 0.25 + n * cell, n * cell
     bar = _axes(
-        figure, left=right + 0.15, bottom=label + 0.3, right=width - right - 0.27, top=high - label - 0.3 - side
+        figure, left=edge + 0.15, bottom=label + 0.3, right=width - edge - 0.27, top=high - label - 0.3 - square
     )
     bar.grid(False)
     figure.colorbar(image, cax=bar)
@@ -146,7 +148,7 @@ def _confusion(evaluation: Evaluation) -> Any:
 
 
 def _precision_recall(evaluation: Evaluation, p: npt.NDArray[np.float32], labels: npt.NDArray[np.int16]) -> Any:
-    figure = _figure(evaluation, "Precision and recall, each class against the rest", 9.4, 5.6)
+    figure = start_figure(evaluation, "Precision and recall, each class against the rest", 9.4, 5.6)
     axes = _axes(figure, left=0.75, bottom=0.65, right=3.35, top=0.95)
     style = 0
     for c, name in enumerate(evaluation.classes):
@@ -187,7 +189,7 @@ def _precision_recall(evaluation: Evaluation, p: npt.NDArray[np.float32], labels
 
 def _reliability(evaluation: Evaluation, p: npt.NDArray[np.float32], labels: npt.NDArray[np.int16]) -> Any:
     table = m.reliability(p, labels)
-    figure = _figure(evaluation, "Reliability: is the model as sure as it is right?", 6.4, 6.4)
+    figure = start_figure(evaluation, "Reliability: is the model as sure as it is right?", 6.4, 6.4)
     axes = _axes(figure, left=0.75, bottom=1.95, right=0.4, top=0.95)
     width = np.diff(table.edges)
     used = table.count > 0
@@ -232,7 +234,7 @@ def _reliability(evaluation: Evaluation, p: npt.NDArray[np.float32], labels: npt
 def _stability(evaluation: Evaluation) -> Any:
     windows = evaluation.windows
     stable = evaluation.figures.get("stability")
-    figure = _figure(evaluation, "Stability over time, windows of equally many flows", 7.6, 4.8)
+    figure = start_figure(evaluation, "Stability over time, windows of equally many flows", 7.6, 4.8)
     axes = _axes(figure, left=0.75, bottom=0.95, right=0.4, top=1.25)
     x = np.arange(len(windows))
     accuracy = np.array([w["accuracy"] for w in windows], np.float64)
