@@ -54,8 +54,12 @@ format: setup ## let ruff rewrite what it can
 bench: setup ## print every performance figure as a ratio against its peer
 	@$(BIN)/python -m benchmarks
 
-constraints: setup ## resolve the newest versions that work together
-	@benchmarks/../deployments/constraints.sh
+constraints: setup ## resolve the newest versions that work together, and write constraints.txt anew
+	@echo 'torch==2.13.0' > .torch-pin
+	@$(UV) pip compile --quiet pyproject.toml --extra all --extra dev --universal --python-version 3.11 \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --no-header -c .torch-pin -o .resolved
+	@{ head -n 2 constraints.txt; grep -vE '^(nvidia-|cuda-|triton|torch=|-e |#|robustidps|\.)' .resolved; cat .torch-pin; } \
+	  > .constraints && mv .constraints constraints.txt && rm -f .resolved .torch-pin
 
 clean: ## remove the environment and caches (never a home folder)
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

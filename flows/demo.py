@@ -92,7 +92,7 @@ def _tell(quiet: bool, result: dict[str, Any]) -> None:
     console.line("judged on", days + pages.headline(evaluation))
     page = next((f for f in result["files"] if f.endswith(".html")), None)
     report = f" (report: {Path(page).absolute().as_uri()})" if page else ""
-    console.line("drift against training", pages.drift_line(result["drift"]) + report)
+    console.line("drift against training", result["drift"]["headline"] + report)
     _tell_promotion(result)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from prefect import flow
-from pydantic import Field
 
 from robustidps.tasks.registry import promote_version
 
@@ -14,11 +13,15 @@ __all__ = ["promote"]
 
 @flow(name="promote", persist_result=True, result_serializer="json", validate_parameters=True)
 def promote(
-    name: Annotated[str, Field(description="registered model")],
-    version: Annotated[str, Field(description="the version to move")],
-    stage: Annotated[Literal["Staging", "Production"], Field(description="how far")] = "Production",
-    rules: Annotated[str | None, Field(description="rule set in configs/promotion; default: the version's own")] = None,
+    name: str, version: str, stage: Literal["Staging", "Production"] = "Production", rules: str | None = None
 ) -> list[dict[str, Any]]:
-    """Asks the rules for each stage up to `stage`. A refusal is a result: the last outcome has `moved: false`."""
+    """Asks the rules for each stage up to `stage`. A refusal is a result: the last outcome has `moved: false`.
+
+    Args:
+        name: Registered model.
+        version: The version to move.
+        stage: How far.
+        rules: Rule set in configs/promotion; default is the version's own.
+    """
     outcomes: list[dict[str, Any]] = promote_version(name, version, stage, rules)
     return outcomes

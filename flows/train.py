@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from robustidps.errors import RobustIDPSError
 from robustidps.tasks.evaluation import evaluate_model, report_drift
 from robustidps.tasks.registry import promote_version, register_version, release_version, reserve_version
 from robustidps.tasks.traffic import load_traffic, split_traffic, usable
@@ -20,30 +19,38 @@ __all__ = ["train"]
 
 @flow(name="train", persist_result=True, result_serializer="json", validate_parameters=True)
 def train(
-    family: Annotated[
-        str, Field(description="model family, as `robustidps models --families` lists them")
-    ] = "neural_ode",
-    dataset: Annotated[
-        str, Field(description="a name in configs/datasets, or the path of a Parquet or CSV file")
-    ] = "simulated",
-    data_dir: Annotated[str | None, Field(description="folder of a public data set's files")] = None,
-    schema_file: Annotated[str | None, Field(description="schema of a table of yours (docs/data.md)")] = None,
-    overrides: Annotated[dict[str, Any] | None, Field(description="settings of the family, e.g. hidden: 96")] = None,
-    name: Annotated[
-        str | None, Field(description="registered model; default: the family, with the data set's suffix")
-    ] = None,
-    version: Annotated[str | None, Field(description="semantic version; default: the next minor one")] = None,
-    breaking: Annotated[bool, Field(description="take the next major number")] = False,
-    seeds: Annotated[int, Field(ge=1, le=20, description="train this many; the best on validation is registered")] = 1,
-    split: Annotated[str | None, Field(description="temporal, official or shuffled; default: the data set's")] = None,
-    limit_rows: Annotated[int | None, Field(ge=1, description="train on a random sample of this many rows")] = None,
-    promote_to: Annotated[
-        Literal["Staging", "Production"] | None, Field(description="ask the rules for this stage")
-    ] = None,
-    rules: Annotated[str | None, Field(description="rule set in configs/promotion; default: the data set's")] = None,
-    description: Annotated[str, Field(description="a sentence that is kept with the version")] = "",
+    family: str = "neural_ode",
+    dataset: str = "simulated",
+    data_dir: str | None = None,
+    schema_file: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    name: str | None = None,
+    version: str | None = None,
+    breaking: bool = False,
+    seeds: Annotated[int, Field(ge=1, le=20)] = 1,
+    split: Literal["temporal", "official", "shuffled"] | None = None,
+    limit_rows: Annotated[int, Field(ge=1)] | None = None,
+    promote_to: Literal["Staging", "Production"] | None = None,
+    rules: str | None = None,
+    description: str = "",
 ) -> dict[str, Any]:
     """Traffic -> split -> train -> bundle and parity gate -> evaluate -> drift -> register (-> promote).
+
+    Args:
+        family: Model family, as `robustidps models --families` lists them.
+        dataset: A name in configs/training, or the path of a Parquet or CSV file.
+        data_dir: Folder of a public data set's files.
+        schema_file: Schema of a table of yours (docs/data.md).
+        overrides: Settings of the family, for example {"hidden": 96}.
+        name: Registered model; default is the family, with the data set's suffix.
+        version: Semantic version; default is the next minor one.
+        breaking: Take the next major number.
+        seeds: Train this many; the best on validation is registered.
+        split: How held-out traffic is set apart; default is the data set's own way.
+        limit_rows: Train on a random sample of this many rows.
+        promote_to: Ask the rules for this stage afterwards.
+        rules: Rule set in configs/promotion; default is the data set's.
+        description: A sentence that is kept with the version.
 
     Raises:
         RobustIDPSError: bad input, or something that isn't there; nothing is registered then.
@@ -57,6 +64,7 @@ def train(
     cut = split_traffic(parts, dataset, split, 0, limit_rows)
     report = cut["report"]
     version = reserve_version(name, version, breaking)
+    registered = None
     try:
         overrides = overrides or {}
         first = int(overrides.get("seed", 0))
@@ -69,7 +77,7 @@ def train(
                 name=name,
                 version=version,
                 dataset=dataset,
-                split=report["description"],
+                split=report["text"][:400],
                 description=description,
             )
             for seed in range(first, first + seeds)
@@ -90,16 +98,16 @@ def train(
             rules=rules or config.rules,
             command=command_line(parameters),
         )
-    except (RobustIDPSError, KeyboardInterrupt):
-        release_version(name, version)
-        raise
+    finally:
+        if registered is None:  # failed or interrupted: the number is free again
+            release_version(name, version)
     outcomes = promote_version(name, version, promote_to, rules) if promote_to else []
     return registered | {
         "dataset": dataset,
         "split": report,
         "evaluation": evaluated[best]["evaluation"],
         "seeds": [{"seed": first + i, "metrics": e["evaluation"]["headline"]} for i, e in enumerate(evaluated)],
-        "drift": drift["summary"],
+        "drift": drift["summary"] | {"headline": drift["headline"]},
         "files": evaluated[best]["files"] + drift["files"],
         "promotion": outcomes,
     }

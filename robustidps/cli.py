@@ -134,7 +134,7 @@ def _begin_anew(home: Path, keep: bool) -> None:
 @app.command(rich_help_panel="Models")
 def train(
     family: Annotated[str, typer.Argument(help="model family (`robustidps models --families`)")] = "neural_ode",
-    dataset: Annotated[str, typer.Option(help="name in configs/datasets, or a Parquet or CSV file")] = "simulated",
+    dataset: Annotated[str, typer.Option(help="name in configs/training (`robustidps data list`), or a Parquet or CSV file")] = "simulated",
     data_dir: DataDir = None,
     schema: SchemaFile = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="a setting of the family: key=value")] = None,

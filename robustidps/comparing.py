@@ -27,7 +27,7 @@ def resolve(registry: ModelRegistry, reference: str, default: str = "production"
         NameInvalidError, NotFoundError, IntegrityError.
     """
     name, _, which = reference.partition("@")
-    return registry.load_model(check_name(name), which or default).bundle
+    return registry.bundle(check_name(name), which or default)
 
 
 def _traffic(registry: ModelRegistry, bundle: Bundle, on: Path | None) -> tuple[TrafficSet, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from robustidps.errors import RobustIDPSError, StorageError, printable
+from robustidps.errors import RobustIDPSError, printable
 from robustidps.families import discover
 from robustidps.settings import Settings, writable
 
@@ -109,8 +109,5 @@ def _mlflow(settings: Settings) -> Finding:
         return Finding("MLflow", "fail", "not installed", "pip install 'robustidps[mlops]'")
     from robustidps.registry.registry import ModelRegistry
 
-    try:
-        ModelRegistry(settings=settings).ping()
-    except StorageError:
-        raise
+    ModelRegistry(settings=settings).tracking.ping()
     return Finding("MLflow", "ok", settings.tracking_uri)

@@ -8,7 +8,7 @@ hands both to the rules. `judge` changes nothing; `promote` commits the decision
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from robustidps.settings import CONFIGS, check_name, load_yaml
 
 if TYPE_CHECKING:
     from robustidps.bundle import Bundle
-    from robustidps.evaluation.evaluate import Predictions
     from robustidps.evaluation.report import Evaluation, PairedDifference
     from robustidps.promotion import Evidence, RuleSet, Verdict
     from robustidps.registry.registry import ModelRegistry
@@ -45,12 +44,6 @@ class Case:
     candidate: Evidence
     champion: Evidence | None
     paired: list[PairedDifference]
-    predictions: Predictions = field(repr=False)
-    held_out: TrafficSet = field(repr=False)
-
-    @property
-    def evaluation(self) -> Evaluation:
-        return self.candidate.evaluation
 
     def verdict(self, stage: str) -> Verdict:
         from robustidps.promotion import decide
@@ -116,26 +109,30 @@ def gather(
             f"is traffic of schema {held_out.schema.name}, the model's is {bundle.schema.name}",
             where=f"{name} {version}",
         )
-    assignment = registry.assignment(name)
-    incumbent = assignment.production if assignment.production != version else None
+    incumbent = registry.assignment(name).production
+    incumbent = None if incumbent == version else incumbent
     progress(f"judging {name} {version}", 0, 2 if incumbent else 1)
     evaluation, predictions = evaluate(bundle, held_out, dataset=dataset)
-    validations = {}
-    if validation_fn is not None:
-        validations["validation_fn"] = _validated(validation_fn, bundle)
-    champion, differences = None, []
+    validations = {} if validation_fn is None else {"validation_fn": _validated(validation_fn, bundle)}
+    champion, differences, replaces = None, [], None
     if incumbent:
         progress(f"judging {name} {version}", 1, 2, note=f"against {incumbent}")
-        other = registry.bundle(name, incumbent)
-        if other.schema.digest == bundle.schema.digest:
-            theirs, their_predictions = evaluate(other, held_out, dataset=dataset)
+        replaces = registry.bundle(name, incumbent)
+        theirs = None
+        if replaces.schema.digest == bundle.schema.digest:
+            theirs, their_predictions = evaluate(replaces, held_out, dataset=dataset)
             differences = paired(predictions, their_predictions, held_out)
-        else:
-            theirs = None
-        champion = _evidence(other, theirs, registry, None, {})
-    candidate = _evidence(bundle, evaluation, registry, champion, validations, drift=recorded.get("drift_share"))
+        champion = _evidence(replaces, theirs)
+    candidate = _evidence(
+        bundle,
+        evaluation,
+        replaces=replaces,
+        rollback_available=registry.retained(name, incumbent) if incumbent else None,
+        drift_share=recorded.get("drift_share"),
+        validations=validations,
+    )
     progress(f"judging {name} {version}", 1, 1)
-    return Case(chosen, candidate, champion, differences, predictions, held_out)
+    return Case(chosen, candidate, champion, differences)
 
 
 def _validated(validation_fn: Callable[[Any], bool], bundle: Bundle) -> bool:
@@ -216,41 +213,29 @@ def promote(
     wanted = ORDER[: ORDER.index(stage) + 1]
     if assignment.staging == version:
         wanted = wanted[1:]
+    generation = assignment.generation
     case = gather(registry, name, version, **options)
+    facts: dict[str, Any] = {"actor": actor, "rule_set": case.rules.name, "evidence": _recorded(case), "reason": reason}
     outcomes: list[Outcome] = []
     for target in wanted:
         verdict = case.verdict(target)
-        facts = _recorded(case, target)
         if verdict.outcome != "promote":
-            registry.record_refusal(
-                name,
-                version,
-                target,
-                verdict=verdict,
-                actor=actor,
-                rule_set=case.rules.name,
-                evidence=facts,
-                reason=reason,
-            )
+            registry.record_refusal(name, version, target, verdict=verdict, **facts)
             outcomes.append(Outcome(target, verdict, moved=False))
             break
-        registry.transition(
-            name, version, target, verdict=verdict, actor=actor, rule_set=case.rules.name, evidence=facts, reason=reason
+        decision = registry.transition(
+            name, version, target, verdict=verdict, expected_generation=generation, project=target == stage, **facts
         )
+        generation = decision.generation
         outcomes.append(Outcome(target, verdict, moved=True))
     return outcomes
 
 
-def _recorded(case: Case, stage: str) -> dict[str, Any]:
+def _recorded(case: Case) -> dict[str, Any]:
     """What the ledger keeps of the evidence: figures and digests, so that the decision can be followed later."""
-    evaluation = case.evaluation
     return {
-        "stage": stage,
-        "dataset": evaluation.dataset,
-        "data_digest": evaluation.data_digest,
-        "rows": evaluation.rows,
-        "headline": {k: v.model_dump() for k, v in evaluation.headline.items()},
-        "champion": case.champion.version if case.champion else None,
+        "candidate": case.candidate.summary(),
+        "champion": case.champion.summary() if case.champion else None,
         "paired": [p.model_dump() for p in case.paired],
-        "drift_share": case.candidate.drift_share,
+        "rule_set_digest": case.rules.digest,
     }

@@ -80,15 +80,15 @@ def families() -> Page:
 
 def models(registry: ModelRegistry) -> Page:
     rows = []
-    for name in registry.models():
-        where = registry.assignment(name)
+    for summary in registry.models():
+        where = summary.assignment
         rows.append(
             {
-                "model": name,
+                "model": summary.name,
                 "production": where.production,
                 "staging": where.staging,
                 "previous": where.previous,
-                "versions": len(registry.versions(name)),
+                "versions": summary.versions,
             }
         )
     return Page("registered models", rows, right=("versions",), empty="no model yet: robustidps train, or make demo")
@@ -131,7 +131,7 @@ def datasets() -> Page:
     from robustidps.traffic.prepare import DatasetConfig
 
     rows = []
-    for file in sorted((CONFIGS / "datasets").glob("*.yaml")):
+    for file in sorted((CONFIGS / "training").glob("*.yaml")):
         config = load_yaml(file, DatasetConfig)
         rows.append(
             {
@@ -264,20 +264,15 @@ def show_training(result: dict[str, Any]) -> None:
 
     evaluation = Evaluation.model_validate(result["evaluation"])
     console.line(f"{result['name']} {result['version']}", f"registered, digest {result['digest'][:12]}")
-    console.line("split", str(result["split"].get("description", "")))
+    for text in str(result["split"]["text"]).splitlines():
+        console.remark(text)
     console.line("on held-out traffic", headline(evaluation))
     if len(result["seeds"]) > 1:
         values = [s["metrics"]["accuracy"]["value"] for s in result["seeds"]]
         mean = sum(values) / len(values)
         console.line(f"{len(values)} seeds", f"accuracy {mean:.4f}, from {min(values):.4f} to {max(values):.4f}")
-    drift = result["drift"]
-    console.line("drift against training", drift_line(drift))
+    console.line("drift against training", result["drift"]["headline"])
     for outcome in result["promotion"]:
         show_verdict(result["name"], result["version"], outcome["stage"], outcome["verdict"], outcome["moved"])
     for file in result["files"]:
         console.remark(Path(file).absolute().as_uri())
-
-
-def drift_line(drift: dict[str, Any]) -> str:
-    moved = sum(c["drifted"] for c in drift["columns"])
-    return f"{moved} of {len(drift['columns'])} features moved"

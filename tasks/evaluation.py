@@ -62,16 +62,16 @@ def report_drift(bundle: dict[str, Any], reference: dict[str, Any], held_out: di
     before, after = load(reference), load(held_out)
     meta = opened.metadata
     folder = get_settings().folder("reports", meta.name, meta.version)
-    current()("comparing with training", 0, None)
     summary = drift_report(
         before,
         after,
         folder,
         reference_probabilities=opened.probabilities(before.features),
         current_probabilities=opened.probabilities(after.features),
+        progress=current(),
     )
-    current()("comparing with training", 1, 1)
-    page = next(Path(f) for f in summary.files if str(f).endswith(".html"))
+    files = [folder / name for name in summary.files.values()]
+    page = next(file for file in files if file.suffix == ".html")
     key = f"{meta.name}-drift".replace("_", "-")
     create_link_artifact(page.absolute().as_uri(), key=key, link_text=f"drift report of {meta.name} {meta.version}")
-    return {"summary": summary.model_dump(mode="json"), "files": [str(f) for f in summary.files]}
+    return {"summary": summary.model_dump(mode="json"), "headline": summary.headline, "files": [str(f) for f in files]}

@@ -63,7 +63,7 @@ def split_traffic(
     train = starve(cut.train, limit_rows, seed) if limit_rows else cut.train
     references = {"train": train, "validation": cut.validation, "test": cut.test}
     return {name: store(part, folder, name).model_dump() for name, part in references.items()} | {
-        "report": cut.report.model_dump(mode="json")
+        "report": cut.report.to_dict() | {"text": str(cut.report)}
     }
 
 

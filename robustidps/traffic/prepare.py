@@ -1,6 +1,6 @@
 """From a data set's name to training, validation and held-out traffic, the same way for a flow, a test and a notebook.
 
-A name is one of `configs/datasets/*.yaml` (`simulated`, `nsl-kdd`), or a path to a capture-made Parquet file or a table
+A name is one of `configs/training/*.yaml` (`simulated`, `nsl-kdd`), or a path to a capture-made Parquet file or a table
 of yours with a schema file. Each has one honest way to be split: by time where there is time, by its official files
 where it has them. A shuffled split is only made when asked for by name, because it puts near-copies on both sides.
 """
@@ -25,7 +25,7 @@ SplitKind = Literal["temporal", "official", "shuffled"]
 
 
 class DatasetConfig(BaseModel):
-    """`configs/datasets/NAME.yaml`: where traffic comes from, how it is split, and which rules judge it."""
+    """`configs/training/NAME.yaml`: where traffic comes from, how it is split, and which rules judge it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,14 +49,14 @@ def dataset_config(dataset: str) -> DatasetConfig:
     Raises:
         ConfigError: neither a known name nor a file.
     """
-    file = CONFIGS / "datasets" / f"{dataset}.yaml"
+    file = CONFIGS / "training" / f"{dataset}.yaml"
     if "/" not in dataset and file.is_file():
         return load_yaml(file, DatasetConfig)
     path = Path(dataset).expanduser()
     if path.is_file():
         stem = "".join(c if c.isalnum() else "_" for c in path.name.split(".")[0].lower()).strip("_")[:40]
         return DatasetConfig(source="file", suffix=stem or "data")
-    known = sorted(p.stem for p in (CONFIGS / "datasets").glob("*.yaml"))
+    known = sorted(p.stem for p in (CONFIGS / "training").glob("*.yaml"))
     raise ConfigError(
         f"no data set {printable(dataset)!r}", remedy=f"known: {', '.join(known)}; or name a Parquet or CSV file"
     )
