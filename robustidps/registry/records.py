@@ -108,4 +108,6 @@ def verdict_parts(verdict: Any) -> tuple[str | None, tuple[str, ...]]:
     reasons = get("reasons")
     if reasons is None:
         reasons = [getattr(result, "text", None) or str(result) for result in get("results") or ()]
+    if not reasons and get("counts"):
+        reasons = [get("counts")]  # "9 of 9 rules" says more in a history than nothing
     return (None if outcome is None else str(getattr(outcome, "value", outcome))), tuple(str(r) for r in reasons)

@@ -96,9 +96,16 @@ class ModelRegistry:
     Args:
         registry_path: home folder of the installation; default: the settings in force.
         settings: settings to use instead of those in force; not together with `registry_path`.
+        tracking: how MLflow is reached; tests put a stand-in here (`robustidps.testing.registry`).
     """
 
-    def __init__(self, registry_path: Path | str | None = None, *, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        registry_path: Path | str | None = None,
+        *,
+        settings: Settings | None = None,
+        tracking: Tracking | None = None,
+    ) -> None:
         if registry_path is not None and settings is not None:
             raise InputError("give registry_path or settings, not both")
         self.settings = make_settings(home=Path(registry_path)) if registry_path else settings or get_settings()
@@ -106,7 +113,7 @@ class ModelRegistry:
         self.store = state.StateStore(self.settings.state_url, home / "locks")
         self.ledger = Ledger(InstallationKey(home / "keys"), home / "keys" / "ledger.witness.json")
         self.cache = BundleCache(home / "cache" / "bundles")
-        self.tracking = Tracking(self.settings)
+        self.tracking = tracking or Tracking(self.settings)
         self._registration = Registration(self.settings, self.store, self.ledger, self.cache, self.tracking)
         self.projection = Projection(self.store, self.ledger, self.tracking)
 
@@ -371,6 +378,7 @@ class ModelRegistry:
         if expected_generation is None:
             expected_generation = self.assignment(name).generation
         outcome, reasons = verdict_parts(verdict)
+        facts = _with_rules(evidence, verdict)
         if target in ("Staging", "Production"):
             if outcome != APPROVED:
                 raise ModelValidationError(
@@ -395,8 +403,8 @@ class ModelRegistry:
                 source,
                 outcome or "recorded",
                 tuple([reason] if reason else []) + reasons,
-                evidence or {},
-                rule_set,
+                facts,
+                rule_set or getattr(verdict, "rule_set", None),
             ),
             expected_generation=expected_generation,
         )
@@ -424,7 +432,8 @@ class ModelRegistry:
             raise InputError("a refusal needs a verdict that refuses", where=f"{name} {version}")
         who, source = acting(actor, actor_source)
         said = tuple([reason] if reason else []) + reasons
-        move = Move(name, version, "refuse", target, who, source, outcome or "reject", said, evidence or {}, rule_set)
+        facts, rules = _with_rules(evidence, verdict), rule_set or getattr(verdict, "rule_set", None)
+        move = Move(name, version, "refuse", target, who, source, outcome or "reject", said, facts, rules)
         return commit(self.store, self.ledger, move)
 
     def rollback(
@@ -512,7 +521,7 @@ class ModelRegistry:
             "actor": actor,
             "actor_source": actor_source,
             "rule_set": getattr(verdict, "rule_set", None),
-            "evidence": {"validation_fn": validation_fn is not None},
+            "evidence": _with_rules({"validation_fn": validation_fn is not None}, verdict),
         }
         if outcome != APPROVED:
             self.record_refusal(current_name, new_version, "Production", **facts)
@@ -667,3 +676,13 @@ class ModelRegistry:
         return NotFoundError(
             "no such model", where=printable(name), remedy=f"there are: {', '.join(sorted(known)) or 'none'}"
         )
+
+
+def _with_rules(evidence: Mapping[str, Any] | None, verdict: Any) -> dict[str, Any]:
+    """The evidence, and what each rule said, so that a decision can be followed from its record alone."""
+    facts = dict(evidence or {})
+    results = getattr(verdict, "results", None)
+    if results and "rules" not in facts:
+        facts["rules"] = [{"text": getattr(r, "text", str(r)), "passed": getattr(r, "passed", None)} for r in results]
+    digest = getattr(verdict, "rule_set_digest", None)
+    return facts | ({"rule_set_digest": digest} if digest else {})

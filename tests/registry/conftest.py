@@ -1,0 +1,61 @@
+"""Registries for tests: one without MLflow in no time, and real ones that start from a prepared MLflow database."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from robustidps.registry.registry import ModelRegistry
+from robustidps.settings import Settings
+from robustidps.testing.linear import toy_bundle
+from robustidps.testing.registry import memory_registry
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory) -> dict[str, Path]:
+    """Four small bundles of the model `toy`, by version."""
+    folder = tmp_path_factory.mktemp("bundles")
+    numbers = ("1.0.0", "1.1.0", "1.2.0", "1.10.0")
+    return {v: toy_bundle(folder / v, version=v, seed=i).path for i, v in enumerate(numbers)}
+
+
+@pytest.fixture
+def registry(tmp_path) -> ModelRegistry:
+    """An empty registry whose MLflow is in memory."""
+    return memory_registry(tmp_path / "home")
+
+
+@pytest.fixture
+def stocked(registry, bundles) -> ModelRegistry:
+    """A registry with four versions of `toy`, none of them anywhere."""
+    for version, path in bundles.items():
+        registry.register_model("toy", version, path)
+    return registry
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory) -> Path:
+    """An empty MLflow database with its tables; making them takes seconds, so that all workers share one."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    target = shared / "mlflow-template.db"
+    with FileLock(shared / "mlflow-template.lock"):
+        if not target.exists():
+            home = shared / "mlflow-template"
+            ModelRegistry(settings=Settings(home=home)).tracking.ping()
+            shutil.copy(home / "mlflow.db", target)
+    return target
+
+
+@pytest.fixture
+def real(tmp_path, mlflow_template) -> ModelRegistry:
+    """An empty registry on a real MLflow (embedded, SQLite)."""
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(mlflow_template, home / "mlflow.db")
+    return ModelRegistry(settings=Settings(home=home))
