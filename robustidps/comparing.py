@@ -87,7 +87,7 @@ def compare_versions(
         DatasetError: the two read different features or classes.
     """
     from robustidps.evaluation.evaluate import evaluate, paired
-    from robustidps.evaluation.plots import draw_comparison
+    from robustidps.evaluation.comparison import draw_comparison
 
     progress: Progress = current()
     one, other = resolve(registry, candidate), resolve(registry, champion)
