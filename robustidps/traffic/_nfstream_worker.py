@@ -12,6 +12,7 @@ core, hands flows over by pickle, and spins for ever on a read error. It is impo
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -194,17 +195,17 @@ def serve_one(request: dict[str, Any], capture: int, out: int, channel: socket.s
     try:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        for what, amount in (
-            (resource.RLIMIT_AS, request["memory"]),
-            (resource.RLIMIT_CPU, request["cpu"]),
-            (resource.RLIMIT_FSIZE, (request["flows"] + BATCH) * RECORD.size),
-            (resource.RLIMIT_NOFILE, 32),
-            (resource.RLIMIT_CORE, 0),
-            (resource.RLIMIT_NPROC, 0),
+        for what, amount, spare in (
+            (resource.RLIMIT_AS, request["memory"], 0),
+            (resource.RLIMIT_CPU, request["cpu"], 1),  # the soft limit has a signal of its own
+            (resource.RLIMIT_FSIZE, (request["flows"] + BATCH) * RECORD.size, 0),
+            (resource.RLIMIT_NOFILE, 32, 0),
+            (resource.RLIMIT_CORE, 0, 0),
+            (resource.RLIMIT_NPROC, 0, 0),
         ):
-            hard = resource.getrlimit(what)[1]
-            amount = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
-            resource.setrlimit(what, (amount, amount))
+            ceiling = resource.getrlimit(what)[1]
+            hard = amount + spare if ceiling == resource.RLIM_INFINITY else min(amount + spare, ceiling)
+            resource.setrlimit(what, (min(amount, hard), hard))
         os.lseek(capture, 0, os.SEEK_SET)
         os.dup2(capture, 0)
         try:
@@ -213,6 +214,10 @@ def serve_one(request: dict[str, Any], capture: int, out: int, channel: socket.s
             reply = {"stopped": stop.reason, "detail": stop.detail}
         except MemoryError:
             reply = {"stopped": "memory", "detail": ""}
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise
+            reply = {"stopped": "write", "detail": str(error.strerror)}
         channel.send(json.dumps(reply).encode())
         sys.stderr.flush()
         os._exit(0)
@@ -243,7 +248,8 @@ def main() -> None:
         os.close(out)
         watch = os.pidfd_open(child)
         # The other end's hang-up shows as readable too: then nobody waits for this capture any more.
-        ready, _, _ = select.select([watch, channel], [], [])
+        waiting: list[Any] = [watch, channel]
+        ready, _, _ = select.select(waiting, [], [])
         if watch not in ready:
             os.kill(child, signal.SIGKILL)
         os.close(watch)

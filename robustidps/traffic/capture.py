@@ -32,7 +32,7 @@ from typing import IO, Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from robustidps.errors import CaptureError, MissingExtraError, RobustIDPSError, TruncatedCaptureError
+from robustidps.errors import CaptureError, MissingExtraError, RobustIDPSError, StorageError, TruncatedCaptureError
 from robustidps.progress import Progress, silent
 from robustidps.settings import writable
 from robustidps.traffic import _nfstream_worker as worker
@@ -58,7 +58,7 @@ class Limits:
     """What a capture may cost. Beyond it, a `CaptureError` that names the limit."""
 
     bytes: int = 4 * 1024**3  # of the file
-    flows: int = 5_000_000
+    flows: int = 2_000_000
     memory_bytes: int = 4 * 1024**3  # address space of the process that runs NFStream
     seconds: float = 3600.0
 
@@ -172,28 +172,26 @@ def _opened(path: Path, limits: Limits) -> BinaryIO:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise CaptureError(f"can't be opened: {reason}", where=path) from None
-    file = os.fdopen(descriptor, "rb", buffering=0)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        file.close()
+        os.close(descriptor)
         raise CaptureError("is not a file", where=path, remedy="give one capture file")
     if status.st_size > limits.bytes:
-        file.close()
+        os.close(descriptor)
         raise CaptureError(
             f"is {status.st_size} bytes, over the limit of {limits.bytes}",
             where=path,
             remedy="split it (editcap -c) or raise the limit on bytes",
         )
-    return file  # type: ignore[return-value]
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 def _extract(path: Path, process: _Worker, limits: Limits, truncated: str, progress: Progress) -> FlowTable:
     with _opened(path, limits) as file:
         report = walk(file, path, progress=progress)
         if report.truncated and truncated != "use":
-            raise TruncatedCaptureError(
-                report.damage, where=path, remedy="use what is whole with --truncated use, or fetch the file again"
-            )
+            use = "use what is whole with --truncated use, or " if report.packets else ""
+            raise TruncatedCaptureError(report.damage, where=path, remedy=f"{use}fetch the file again")
         if not report.packets:
             return _table(np.empty(0, _RECORD), replace(report, flows=0, packets_in_flows=0, packets_without_ip=0))
         if not report.truncated:
@@ -306,12 +304,12 @@ class _Worker:
                 continue
             if not message:
                 raise CaptureError(f"the NFStream process ended on it: {self._last_words()}", where=path)
-            if "packets" in message and "done" not in message:
-                note = f"{message['flows']} flows"
-                progress("extracting flows", message["packets"], report.packets, unit="packets", note=note)
+            if "flows" in message:
+                done = min(int(message.get("packets", 0)), report.packets)
+                progress("extracting flows", done, report.packets, unit="packets", note=f"{message['flows']} flows")
             else:
                 result |= message
-        self._judge(result, path, limits)
+        self._judge(result, path, limits, report)
         records = _records(out, result["done"], path)
         progress("extracting flows", report.packets, report.packets, unit="packets", note=f"{len(records)} flows")
         return _table(
@@ -326,7 +324,7 @@ class _Worker:
             ),
         )
 
-    def _judge(self, result: dict[str, Any], path: Path, limits: Limits) -> None:
+    def _judge(self, result: dict[str, Any], path: Path, limits: Limits, report: CaptureReport) -> None:
         """Raises unless the fork said that it was done, and ended well."""
         why = result.get("stopped")
         if why == "flows":
@@ -337,7 +335,18 @@ class _Worker:
             what = f"{limits.memory_bytes} bytes of memory" if why == "memory" else f"{limits.seconds:g} s"
             raise CaptureError(f"needs more than {what}", where=path, remedy="split it or raise the limit")
         if why == "read":
-            raise CaptureError(f"libpcap can't read it: {result.get('detail') or 'no reason given'}", where=path)
+            mixed = len(report.link_types) > 1
+            raise CaptureError(
+                f"libpcap can't read it: {result.get('detail') or 'no reason given'}",
+                where=path,
+                remedy="it mixes link types; write one file for each interface" if mixed else None,
+            )
+        if why == "write":
+            raise StorageError(
+                f"flows can't be written: {result.get('detail')}",
+                where=tempfile.gettempdir(),
+                remedy="free space there",
+            )
         if result["exit"] != 0 or not isinstance(result.get("done"), int):
             code = result["exit"]
             end = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
@@ -355,8 +364,13 @@ class _Worker:
             return {}
         if not message:
             return {}
-        content = json.loads(message)
-        return content if isinstance(content, dict) else {}
+        try:
+            content = json.loads(message)
+        except (ValueError, RecursionError):
+            return {}
+        # Whoever broke NFStream may write here too: numbers and short words, or it is as good as gone.
+        plain = isinstance(content, dict) and all(isinstance(v, int | str | dict) for v in content.values())
+        return content if plain else {}
 
     def _last_words(self) -> str:
         if self.errors is None:
@@ -390,8 +404,12 @@ def _table(records: npt.NDArray[Any], report: CaptureReport) -> FlowTable:
         if not _ADDRESS.issuperset("".join(words)):
             raise CaptureError("NFStream gave something that is no address", where=report.path)
         addresses[name] = np.array(words, dtype=object)[which] if words else np.empty(0, object)
+    features = np.empty((len(records), FLOW64.input_dim), np.float32)
+    for start in range(0, len(records), 65_536):  # in blocks: the statistics are float64 while they are worked on
+        block = records[start : start + 65_536]
+        features[start : start + len(block)] = derive({k: block[k] for k in (*STATISTICS, "protocol")})
     return FlowTable(
-        features=derive({k: records[k] for k in (*STATISTICS, "protocol")}),
+        features=features,
         first_seen=records["first_ms"] / 1000.0,
         src_ip=addresses["src_ip"],
         dst_ip=addresses["dst_ip"],

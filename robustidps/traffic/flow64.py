@@ -45,6 +45,7 @@ CLASSES = (
 PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
 """The protocol's vocabulary, in order, with IANA's numbers; any other protocol has index 0."""
 
+_LARGEST = float(np.finfo(np.float32).max)
 _FLAGS = ("syn", "cwr", "ece", "urg", "ack", "psh", "rst", "fin")
 
 
@@ -141,21 +142,20 @@ def derive(columns: Mapping[str, Any]) -> npt.NDArray[np.float32]:
     seconds = np.maximum(value["bidirectional_duration_ms"], 1.0) / 1000.0
     packets = value["bidirectional_packets"]
     tcp = value["protocol"] == PROTOCOLS["tcp"]
-    x[:, len(STATISTICS) :] = np.nan_to_num(
-        np.column_stack(
-            [
-                protocol,
-                value["bidirectional_bytes"] / seconds,
-                packets / seconds,
-                np.clip(_ratio(value["dst2src_bytes"], value["bidirectional_bytes"]), 0.0, 1.0),
-                np.where(tcp, np.clip(1.0 - _ratio(value["bidirectional_ack_packets"], packets), 0.0, 1.0), 0.0),
-                _ratio(value["bidirectional_stddev_ps"], value["bidirectional_mean_ps"]),
-                _ratio(value["bidirectional_stddev_piat_ms"], value["bidirectional_mean_piat_ms"]),
-            ]
-        )
-    )
+    ratios = [
+        protocol,
+        value["bidirectional_bytes"] / seconds,
+        packets / seconds,
+        np.clip(_ratio(value["dst2src_bytes"], value["bidirectional_bytes"]), 0.0, 1.0),
+        np.where(tcp, np.clip(1.0 - _ratio(value["bidirectional_ack_packets"], packets), 0.0, 1.0), 0.0),
+        _ratio(value["bidirectional_stddev_ps"], value["bidirectional_mean_ps"]),
+        _ratio(value["bidirectional_stddev_piat_ms"], value["bidirectional_mean_piat_ms"]),
+    ]
+    x[:, len(STATISTICS) :] = np.clip(np.nan_to_num(np.column_stack(ratios)), 0.0, _LARGEST)
     return x
 
 
 def _ratio(over: npt.NDArray[np.float64], under: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
+    # Two absurd stamps in a hostile capture can make a mean of next to nothing and a quotient beyond float64.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.divide(over, under, out=np.zeros_like(over), where=under > 0)

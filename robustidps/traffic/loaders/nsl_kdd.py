@@ -67,7 +67,8 @@ class NslKdd:
         files = self._files(path)
         if not files:
             return None
-        parts, notes = {}, []
+        parts: dict[str, Path] = {}
+        notes: list[str] = []
         for file in files.values():
             try:
                 part, note = self._part(file)
@@ -135,7 +136,7 @@ class NslKdd:
         if not path.is_dir():
             return {}
         names = {p.name.casefold(): p for p in sorted(path.iterdir()) if p.is_file()}
-        found = {}
+        found: dict[str, Path] = {}
         for part, official in _config().parts.items():
             for ending in _ENDINGS:
                 if (file := names.get((official.file + ending).casefold())) is not None:

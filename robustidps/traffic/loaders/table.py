@@ -82,11 +82,11 @@ class TableSpec(_Closed):
         words = [w.casefold() for name in self.classes for w in self.labels.get(name, (name,))]
         if len(set(words)) != len(words):
             raise ValueError("a label stands for two classes")
-        _ = self.schema
+        _ = self.traffic_schema
         return self
 
     @cached_property
-    def schema(self) -> TrafficSchema:
+    def traffic_schema(self) -> TrafficSchema:
         return TrafficSchema(name=self.name, features=self.features, classes=self.classes)
 
     @cached_property
@@ -183,7 +183,7 @@ def read_table(path: Path, spec: TableSpec, *, progress: Progress = silent) -> T
         raise DatasetError("has no row", where=path)
     unused = dict(spec.drop) | dict.fromkeys(facts.pop("extra_columns", []), "not in the schema")
     return TrafficSet.build(
-        spec.schema,
+        spec.traffic_schema,
         np.concatenate(features),
         np.concatenate(labels) if labels else None,
         time=np.concatenate(times) if times else None,
