@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -84,6 +85,12 @@ class TrafficSchema(BaseModel):
         """SHA-256 (hex) over the canonical JSON of features and classes; the schema's name is no part of it."""
         content = self.model_dump(mode="json", exclude={"name": True, "features": {"__all__": {"description"}}})
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> TrafficSchema:
+        """As pydantic's, without the digest that may be cached here: it isn't the copy's."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("digest", None)
+        return copy
 
     @property
     def benign(self) -> str:
