@@ -9,6 +9,7 @@ A `Trial` holds a family, small traffic and what is trained on it once; the chec
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -87,9 +88,22 @@ class Trial:
 
     @cached_property
     def exported(self) -> Path:
+        """The family's graph, exported once: some frameworks take many seconds for it."""
         path = self.folder / "logits.onnx"
         self.trained.export_onnx(path)
         return path
+
+
+class _ExportedAlready:
+    """A trained model whose export is a copy of the trial's."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+        self.logits = trial.trained.logits
+        self.save_native = trial.trained.save_native
+
+    def export_onnx(self, path: Path) -> None:
+        shutil.copy(self.trial.exported, path)
 
 
 def check_family(
@@ -236,7 +250,7 @@ def makes_a_bundle(trial: Trial) -> None:
         place,
         metadata=metadata,
         schema=trial.schema,
-        trained=trial.trained,
+        trained=_ExportedAlready(trial),
         preprocessing=trial.preprocessing,
         temperature=1.0,
         rows=trial.traffic,
