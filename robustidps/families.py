@@ -27,7 +27,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustidps.errors import ConfigError, MissingExtraError, printable
-from robustidps.settings import CONFIGS, check_name, config_error, load_yaml
+from robustidps.settings import check_name, config_error, config_file, load_yaml
 
 __all__ = [
     "GROUP",
@@ -191,12 +191,12 @@ def get_family(name: str) -> ModelFamily:
 
 
 def family_settings(family: ModelFamily, overrides: dict[str, Any] | None = None) -> FamilySettings:
-    """Settings from `configs/families/NAME.yaml` (where there is one) with `overrides` on top.
+    """Settings from `families/NAME.yaml` (HOME/configs or ours, where there is one) with `overrides` on top.
 
     Raises:
         ConfigError: an unknown key or a value out of range.
     """
-    file = CONFIGS / "families" / f"{family.name}.yaml"
+    file = config_file("families", family.name)
     base = load_yaml(file, family.settings).model_dump() if file.is_file() else {}
     try:
         return family.settings.model_validate(base | (overrides or {}))

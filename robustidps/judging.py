@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustidps.errors import DatasetError, InputError, IntegrityError, NotFoundError
 from robustidps.progress import Progress, silent
-from robustidps.settings import CONFIGS, check_name, load_yaml
+from robustidps.settings import config_file, load_yaml
 
 if TYPE_CHECKING:
     from robustidps.bundle import Bundle
@@ -30,10 +30,10 @@ ORDER = ("Staging", "Production")
 
 
 def rule_set(name: str) -> RuleSet:
-    """The rules `configs/promotion/NAME.yaml`. Raises ConfigError."""
+    """The rules `promotion/NAME.yaml`, from HOME/configs or ours. Raises ConfigError."""
     from robustidps.promotion import RuleSet
 
-    return load_yaml(CONFIGS / "promotion" / f"{check_name(name, 'rule set name')}.yaml", RuleSet)
+    return load_yaml(config_file("promotion", name), RuleSet)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustidps import console
 from robustidps.errors import DatasetError
-from robustidps.settings import CONFIGS, load_yaml
+from robustidps.settings import config_file, known_configs, load_yaml
 
 if TYPE_CHECKING:
     from robustidps.comparing import Comparison
@@ -131,11 +131,11 @@ def datasets() -> Page:
     from robustidps.traffic.prepare import DatasetConfig
 
     rows = []
-    for file in sorted((CONFIGS / "training").glob("*.yaml")):
-        config = load_yaml(file, DatasetConfig)
+    for name in known_configs("training"):
+        config = load_yaml(config_file("training", name), DatasetConfig)
         rows.append(
             {
-                "name": file.stem,
+                "name": name,
                 "source": config.source,
                 "split": config.split,
                 "rules": config.rules,
@@ -153,7 +153,7 @@ def describe(path: Path) -> Page:
     """
     from robustidps.scoring import CAPTURE_SUFFIXES
     from robustidps.traffic.capture import inspect
-    from robustidps.traffic.loaders import describe as describe_dataset
+    from robustidps.traffic.loaders import known, recognise
     from robustidps.traffic.trafficset import TrafficSet
 
     if not path.exists():
@@ -165,7 +165,16 @@ def describe(path: Path) -> Page:
         facts = {"kind": "traffic set", "schema": traffic.schema.name, "rows": len(traffic), "digest": traffic.digest}
         facts = facts | {f"rows of {k}": v for k, v in traffic.class_counts().items() if v}
     else:
-        facts = describe_dataset(path)
+        found = recognise(path)
+        if found is None:
+            raise DatasetError(
+                "is no release of a data set that we know",
+                where=path,
+                remedy=f"known: {', '.join(known())} (docs/data.md)",
+            )
+        parts = {f"part {name}": file.name for name, file in found.parts.items()}
+        facts = {"data set": found.loader, "release": found.release, **parts, "notes": list(found.notes)}
+        facts |= known()[found.loader].describe()
     return _facts(path.name, facts)
 
 

@@ -7,6 +7,7 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
     state.db                  our state store and ledger           runs/        working files of flows
     keys/                     the installation's signing key       cache/       verified bundles, kept for rollback
     prefect/                  Prefect's database and results       reports/     pages and pictures
+    configs/                  your own rule sets, family settings and data sets; they come before those that we ship
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ __all__ = [
     "Settings",
     "check_name",
     "config_error",
+    "config_file",
     "configure",
     "get_settings",
+    "known_configs",
     "load_yaml",
     "make_settings",
     "use_settings",
@@ -109,6 +112,22 @@ def get_settings() -> Settings:
     if _current is None:
         _current = make_settings()
     return _current
+
+
+def config_file(kind: str, name: str) -> Path:
+    """`KIND/NAME.yaml` in HOME/configs if it is there, else in the configurations that we ship; may not exist.
+
+    Raises:
+        NameInvalidError: a name that could climb out of the folder.
+    """
+    own = get_settings().home / "configs" / kind / f"{check_name(name, 'configuration name')}.yaml"
+    return own if own.is_file() else CONFIGS / kind / own.name
+
+
+def known_configs(kind: str) -> list[str]:
+    """Names of the configurations of a kind, the installation's own and those that we ship."""
+    folders = (get_settings().home / "configs" / kind, CONFIGS / kind)
+    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
 
 
 def configure(**overrides: Any) -> Settings:

@@ -208,7 +208,9 @@ class ModelRegistry:
         """
         with self.store.read() as connection:
             report = self.ledger.verify(connection, model=name)
-        problems = list(report.problems)
+        if not report.ok:
+            return report  # which bundles belong to whom can't be told from an edited ledger
+        problems = []
         for summary in self.models():
             if name in (None, summary.name):
                 problems += self._bundle_problems(summary, artifacts)

@@ -221,10 +221,14 @@ class StateStore:
     def _open(self) -> None:
         if self._checked:
             return
+        assert self.engine  # noqa: S101 - an address that is none is refused here
         file = self._file()
         if file is not None:
-            with writable(file):
-                file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with writable(file):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise StorageError("is a file where a folder should be", where=file.parent) from None
         with self._translated():
             if self._revision() != REVISION:
                 with self.lock("state"):

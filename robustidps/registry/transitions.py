@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from robustidps.errors import ConflictError, LedgerError, NotFoundError, RefusedError
 from robustidps.registry import state
 from robustidps.registry.ledger import REMEDY, Decision, Ledger
-from robustidps.registry.stages import Standing, advance, replay, stage_of
+from robustidps.registry.stages import Standing, advance, stage_of
 from robustidps.registry.steps import step
 
 __all__ = ["Move", "commit", "standing_of"]
@@ -47,8 +47,16 @@ class Move:
 
 
 def standing_of(decisions: list[Decision]) -> Standing:
-    """Where a model stands after `decisions`."""
-    return replay((d.action, d.version, d.to_stage) for d in decisions)
+    """Where a model stands after `decisions`. Raises LedgerError naming the row that can't have been taken."""
+    standing = Standing()
+    for entry in decisions:
+        try:
+            standing = advance(standing, entry.action, entry.version, entry.to_stage)
+        except RefusedError as error:
+            raise LedgerError(
+                f"is not a decision that could have been taken: {error}", where=f"ledger row {entry.seq}", remedy=REMEDY
+            ) from None
+    return standing
 
 
 def commit(

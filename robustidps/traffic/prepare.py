@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from robustidps.errors import ConfigError, DatasetError, printable
 from robustidps.progress import Progress, silent
-from robustidps.settings import CONFIGS, load_yaml
+from robustidps.settings import config_file, known_configs, load_yaml
 from robustidps.traffic.splits import Split, official_split, shuffled_split, temporal_split
 from robustidps.traffic.trafficset import TrafficSet
 
@@ -49,17 +49,14 @@ def dataset_config(dataset: str) -> DatasetConfig:
     Raises:
         ConfigError: neither a known name nor a file.
     """
-    file = CONFIGS / "training" / f"{dataset}.yaml"
-    if "/" not in dataset and file.is_file():
-        return load_yaml(file, DatasetConfig)
+    if dataset in known_configs("training"):
+        return load_yaml(config_file("training", dataset), DatasetConfig)
     path = Path(dataset).expanduser()
     if path.is_file():
         stem = "".join(c if c.isalnum() else "_" for c in path.name.split(".")[0].lower()).strip("_")[:40]
         return DatasetConfig(source="file", suffix=stem or "data")
-    known = sorted(p.stem for p in (CONFIGS / "training").glob("*.yaml"))
-    raise ConfigError(
-        f"no data set {printable(dataset)!r}", remedy=f"known: {', '.join(known)}; or name a Parquet or CSV file"
-    )
+    known = ", ".join(known_configs("training"))
+    raise ConfigError(f"no data set {printable(dataset)!r}", remedy=f"known: {known}; or name a Parquet or CSV file")
 
 
 def load_dataset(

@@ -67,7 +67,7 @@ def web_inbound(day: Day, n: int) -> None:
     clear = n * 2 // 3
     closing, linger = _closings(rng, clear)
     said = [pages(rng, clear, 2.0, 2000, 5)]
-    api = np.flatnonzero(rng.random(clear) < 0.12)  # long queries and form posts that come back in the answer
+    api = np.flatnonzero(rng.random(clear) < 0.03 + 0.06 * day.difficulty)  # long queries and form posts that come back in the answer
     long = lognormal(rng, 750, 0.6, len(api), 200, 5000)
     said.append(
         talk(
@@ -238,10 +238,10 @@ def ssh(day: Day, n: int) -> None:
     """Shells, scripts, copies of files, and people who mistype their password (some give up)."""
     rng = day.rng
     flows = np.arange(n)
-    typo = rng.random(n) < 0.10
+    typo = rng.random(n) < 0.08
     wrong = np.repeat(flows[typo], rng.integers(1, 4, typo.sum()))
     k = len(wrong)
-    given_up = typo & (rng.random(n) < 0.3 + 0.3 * day.difficulty)
+    given_up = typo & (rng.random(n) < 0.1 + 0.3 * day.difficulty)
     said = [
         ssh_start(rng, n),
         talk(wrong, (0, rng.choice([84, 148], k), rng.gamma(4, 0.9, k)), (1, 52, 1.8 + rng.exponential(0.4, k))),
@@ -270,7 +270,7 @@ def ftp(day: Day, n: int) -> None:
     rng = day.rng
     control = max(n // 2, 1)
     flows = np.arange(control)
-    fails = rng.random(control) < 0.05 + 0.05 * day.difficulty
+    fails = rng.random(control) < 0.02 + 0.05 * day.difficulty
     wait = rng.exponential(0.02, (3, control))
     said = [
         talk(

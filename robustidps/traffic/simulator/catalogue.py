@@ -28,8 +28,8 @@ APPLICATIONS: dict[str, float] = {
     "health": 0.030,
     "database": 0.045,
     "logging": 0.015,
-    "failed": 0.032,
-    "mirrored": 0.005,
+    "failed": 0.030,
+    "mirrored": 0.004,
 }
 """Benign applications and their shares of benign flows on a working day."""
 

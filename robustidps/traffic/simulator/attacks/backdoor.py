@@ -28,11 +28,11 @@ def https_beacon(run: Run) -> None:
     t0, client, server = _beacons(run, n)
     flows = np.arange(n)
     hello, flight = int(rng.integers(150, 240)), int(rng.integers(900, 1500))
-    if rng.random() < 0.6 * run.mimic:
+    if rng.random() < 0.5 * run.mimic:
         hello, flight = 517, int(rng.integers(2600, 4300))
     ask, answer = int(rng.integers(190, 420)), int(rng.integers(120, 300))
     task = rng.random(n) < 0.15
-    more = owners(rng, 1.4, n, 4)
+    more = owners(rng, 2.6 - 1.2 * run.mimic, n, 6)
     m = len(more)
     run.add(
         talk(flows, (0, hello, 0.001), (1, flight, rng.exponential(0.002, n)), (0, rng.integers(90, 130), 0.002), (1, int(rng.integers(50, 280)), 0.001)),

@@ -30,14 +30,15 @@ def _pace(run: Run, m: int, median: float) -> Array:
 def hping_syn(run: Run) -> None:
     """Bots of real addresses repeat SYNs from a port; their own kernels reset what is answered."""
     rng, n = run.rng, run.n
-    owner = owners(rng, 2.5, n, 12)
+    owner = owners(rng, 4, n, 20, low=2)
     m = len(owner)
+    size = int(rng.choice([0, 120, 120, 400]))  # SYNs with data, as flooding tools send them
     answered = rng.random(n) < 0.45
     flows = np.flatnonzero(answered)
     far, near = 0.001, 0.08
     reply = talk(flows, (1, 0, far, SYN | ACK), (0, 0, near, RST))
     run.add(
-        talk(owner, (0, 0, _pace(run, m, 0.15), SYN)), reply,
+        talk(owner, (0, size, _pace(run, m, 0.12), SYN)), reply,
         t0=run.spread(n, 900), client=_sources(run, False), server=run.target(1, n), sport=rng.integers(1024, 65535, n),
         dport=80, opening=Open.NONE, closing=Close.NONE, syn_options=0, delay=rng.lognormal(0, 0.3, n),
     )  # fmt: skip
@@ -50,8 +51,8 @@ def spoofed_syn(run: Run) -> None:
     run.add(
         t0=run.spread(n, 1200), client=_sources(run, True), server=run.target(1, n), sport=rng.integers(1024, 65535, n),
         dport=rng.choice([80, 443], n), opening=np.where(overwhelmed, Open.SILENT, Open.UNANSWERED),
-        tries=np.where(overwhelmed, rng.choice([1, 2], n, p=[0.3, 0.7]), rng.integers(2, 7, n)),
-        backoff=np.where(overwhelmed, rng.exponential(2, n), 1 + rng.random(n) * 0.04),
+        tries=np.where(overwhelmed, rng.integers(2, 5, n), rng.integers(3, 7, n)),
+        backoff=np.where(overwhelmed, rng.exponential(0.4, n), 1 + rng.random(n) * 0.04),
         syn_options=int(rng.choice([0, 4, 20])) if run.mimic > 0.3 else 0,
     )  # fmt: skip
 

@@ -71,7 +71,7 @@ def masscan(run: Run) -> None:
     kind = rng.choice(3, n, p=[0.15, 0.45, 0.4])
     _scanned(
         run, run.spread(n, 90), np.choose(kind, [Open.HALF, Open.REFUSED, Open.SILENT]),
-        np.where(kind > 0, rng.choice([1, 2, 3], n, p=[0.2, 0.5, 0.3]), 1), rng.uniform(1, 10) * rng.lognormal(0, 0.1, n),
+        np.where(kind > 0, rng.choice([1, 2], n, p=[0.4, 0.6]), 1), rng.uniform(5, 12) * rng.lognormal(0, 0.1, n),
         sport=rng.integers(40_000, 65_000, n), dport=_ports(run, n, False), syn_options=0,
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def slow_scan(run: Run) -> None:
     _scanned(
         run, run.spread(n, 20_000), np.choose(kind, [Open.HALF, Open.REFUSED, Open.SILENT]),
         np.where(kind == 2, rng.integers(1, 4, n), 1), rng.uniform(1, 15) * rng.lognormal(0, 0.2, n),
-        sport=rng.integers(32_768, 61_000, n), dport=_ports(run, n, False), syn_options=20 if run.mimic > 0.5 else 4,
+        sport=rng.integers(32_768, 61_000, n), dport=_ports(run, n, False), syn_options=12 if run.mimic > 0.5 else 4,
     )  # fmt: skip
 
 
@@ -162,12 +162,12 @@ def xprobe(run: Run) -> None:
 
 
 def sinfp(run: Run) -> None:
-    """Three probes of an open port: a bare SYN, one with options, and a SYN-ACK."""
+    """Three probes of an open port: a SYN with few options, one with many, and a SYN-ACK."""
     rng = run.rng
     t0, target, client = _targets(run, 3, 600 + 4000 * run.mimic)
     flows = np.arange(len(t0))
     port = int(rng.choice([22, 80, 443]))
-    for k, options in ((0, 0), (1, 20)):
+    for k, options in ((0, 12), (1, 20)):
         _fingerprint(
             run, t0 + k * 0.02, target, client, sport=int(rng.integers(33_000, 60_000)), dport=port, opening=Open.HALF,
             syn_options=options,

@@ -55,16 +55,16 @@ def _middle(run: Run, delay: float, one_way: float) -> None:
 
 def arpspoof(run: Run) -> None:
     """The kernel forwards; often only one direction is poisoned."""
-    _middle(run, 0.0008, 0.15 + 0.35 * run.mimic)
+    _middle(run, 0.0025, 0.1 + 0.25 * run.mimic)
 
 
 def ettercap(run: Run) -> None:
     """Forwards in user space, slowly."""
-    _middle(run, 0.004, 0.05 + 0.2 * run.mimic)
+    _middle(run, 0.008, 0.05 + 0.15 * run.mimic)
 
 
 def bettercap(run: Run) -> None:
-    _middle(run, 0.002, 0.1 + 0.25 * run.mimic)
+    _middle(run, 0.004, 0.05 + 0.2 * run.mimic)
 
 
 def dns_race(run: Run) -> None:

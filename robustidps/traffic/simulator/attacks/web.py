@@ -24,12 +24,12 @@ def _site(run: Run, said: list[Messages], n: int, seconds: float, closing: Array
 def sqlmap_union(run: Run) -> None:
     """Longer and longer UNION queries on kept connections; errors are short, hits are long."""
     rng, n = run.rng, run.n
-    owner = owners(rng, 7 - 3 * run.mimic, n, 40, low=2)
+    owner = owners(rng, 9 - 4 * run.mimic, n, 40, low=3)
     m = len(owner)
-    ask = lognormal(rng, 950 - 200 * run.mimic, 0.3, m, 300, 3000)
+    ask = lognormal(rng, 1100 - 200 * run.mimic, 0.3, m, 300, 3000)
     error = int(rng.integers(350, 1500))
     answer = np.where(rng.random(m) < 0.7, error + rng.integers(0, 40, m), lognormal(rng, 5500, 0.5, m, 900, 40_000))
-    pause = rng.exponential(0.03 + 0.8 * run.mimic, m)
+    pause = rng.exponential(0.03 + 0.4 * run.mimic, m)
     _site(
         run,
         [talk(owner, (0, ask, pause), (1, answer, rng.exponential(0.06, m)))],
@@ -43,14 +43,14 @@ def sqlmap_union(run: Run) -> None:
 def sqlmap_blind(run: Run) -> None:
     """True or false, one bit a request: two sizes of answer, or an answer that comes seconds late."""
     rng, n = run.rng, run.n
-    owner = owners(rng, 4, n, 20, low=2)
+    owner = owners(rng, 7 - 3 * run.mimic, n, 30, low=3)
     m = len(owner)
     timed = (rng.random(n) < 0.5)[owner]
-    ask = lognormal(rng, 640 - 100 * run.mimic, 0.15, m, 250, 2000)
+    ask = lognormal(rng, 720 - 100 * run.mimic, 0.13, m, 250, 2000)
     page = int(rng.integers(1500, 5000))
     answer = np.where(rng.random(m) < 0.5, page, page - int(rng.integers(30, 600))) + rng.integers(0, 8, m)
     sleep = np.where(timed & (rng.random(m) < 0.5), float(rng.choice([2, 3, 5])) + rng.exponential(0.05, m), 0)
-    pause = rng.exponential(0.02 + 1.0 * run.mimic, m)
+    pause = rng.exponential(0.02 + 0.4 * run.mimic, m)
     _site(
         run,
         [talk(owner, (0, ask, pause), (1, answer, rng.exponential(0.03, m) + sleep))],
@@ -82,7 +82,7 @@ def manual_sqli(run: Run) -> None:
 def xsser(run: Run) -> None:
     """One payload a connection; what is reflected makes the page as much longer."""
     rng, n = run.rng, run.n
-    owner = owners(rng, 1.4, n, 5)
+    owner = owners(rng, 3.5 - 1.5 * run.mimic, n, 12)
     m = len(owner)
     script = lognormal(rng, 330 - 90 * run.mimic, 0.5, m, 30, 2500)
     page = int(rng.integers(1200, 4000))
@@ -101,7 +101,7 @@ def xsser(run: Run) -> None:
 def dalfox(run: Run) -> None:
     """Many parameters and payloads in quick succession on kept connections."""
     rng, n = run.rng, run.n
-    owner = owners(rng, 9 - 4 * run.mimic, n, 60, low=3)
+    owner = owners(rng, 12 - 5 * run.mimic, n, 60, low=4)
     m = len(owner)
     script = lognormal(rng, 140, 0.6, m, 20, 900)
     page = int(rng.integers(1500, 6000))
@@ -109,7 +109,7 @@ def dalfox(run: Run) -> None:
     ask = int(rng.integers(260, 420)) + script
     _site(
         run,
-        [talk(owner, (0, ask, rng.exponential(0.008 + 0.4 * run.mimic, m)), (1, answer, rng.exponential(0.02, m)))],
+        [talk(owner, (0, ask, rng.exponential(0.008 + 0.2 * run.mimic, m)), (1, answer, rng.exponential(0.02, m)))],
         n,
         900,
         Close.RST_CLIENT,

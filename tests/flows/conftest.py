@@ -1,0 +1,91 @@
+"""One installation, and one small data set, for all tests of flows and commands in this folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustidps.traffic.flow64 import FLOW64
+from robustidps.traffic.trafficset import TrafficSet
+
+Command = Callable[..., subprocess.CompletedProcess]
+
+DAY = 86_400.0
+TOY_RULES = """
+name: toy
+evidence: {min_rows: 200, min_blocks: 5}
+rules:
+  - {kind: threshold, metric: accuracy, min: 0.9}
+  - {kind: gain, metric: accuracy, margin: -0.02}
+  - {kind: schema_compatible}
+  - {kind: rollback_available, stages: [Production]}
+left_out:
+  recall_floor: three classes of thirteen occur in the toy traffic
+  false_positive_ceiling: the toy model is trained for four epochs
+  latency: not what these tests are about
+  stability: not what these tests are about
+"""
+START = 1_767_571_200.0  # 2026-01-05 UTC
+
+
+def toy_traffic(rows: int = 3_000, days: int = 10, seed: int = 0) -> TrafficSet:
+    """Three classes of flow64 that a few features tell apart, over `days`, in campaigns of a class and day."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([0, 1, 4], rows, p=[0.7, 0.15, 0.15])
+    x = np.abs(rng.normal(3, 1, (rows, FLOW64.input_dim)))
+    for column in range(12, 24):
+        x[:, column] += 4.0 * labels
+    categorical = [i for i, f in enumerate(FLOW64.features) if f.kind == "categorical"]
+    x[:, categorical] = 1
+    time = np.sort(START + rng.uniform(0, days * DAY, rows))
+    day = ((time - START) // DAY).astype(int)
+    campaign = [f"{FLOW64.classes[c]}-{d}" for c, d in zip(labels, day, strict=True)]
+    return TrafficSet.build(FLOW64, x, labels, time=time, source="toy", campaign=campaign, tool="toy")
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder that the tests of this folder share."""
+    home = tmp_path_factory.mktemp("home")
+    rules = home / "configs" / "promotion" / "toy.yaml"
+    rules.parent.mkdir(parents=True)
+    rules.write_text(TOY_RULES)
+    return home
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small data set, as a file that `robustidps train --dataset` takes."""
+    return toy_traffic().write(tmp_path_factory.mktemp("toy") / "toy.parquet")
+
+
+@pytest.fixture(scope="session")
+def command(installation: Path) -> Command:
+    """Runs `robustidps ...` in that installation, as a user would."""
+
+    def run(*words: object, home: Path = installation, timeout: float = 280, **env: str) -> subprocess.CompletedProcess:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("ROBUSTIDPS_", "PREFECT_", "MLFLOW_"))}
+        environment |= {"ROBUSTIDPS_HOME": str(home), "COLUMNS": "200"} | env
+        words = (sys.executable, "-m", "robustidps", *map(str, words))
+        return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=environment)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(command: Command, toy: Path) -> dict:
+    """What `robustidps train ... --json` printed for a first version, promoted to Production."""
+    import json
+
+    done = command(
+        "train", "neural_ode", "--dataset", toy, "--name", "toy", "--rules", "toy", "--set", "epochs=4",
+        "--promote-to", "Production", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)

@@ -1,0 +1,134 @@
+"""The main job as a user meets it: commands in, exit codes, files and a ledger out. Real MLflow, Prefect and ONNX."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from robustidps.traffic.trafficset import TrafficSet
+
+pytestmark = pytest.mark.xdist_group("installation")
+
+
+def test_training_registers_judges_and_promotes(trained: dict, installation: Path) -> None:
+    assert trained["version"] == "1.0.0"
+    assert [o["stage"] for o in trained["promotion"]] == ["Staging", "Production"]
+    assert all(o["moved"] for o in trained["promotion"])
+    suffixes = {Path(f).suffix for f in trained["files"]}
+    assert {".png", ".html", ".json"} <= suffixes and all(Path(f).stat().st_size for f in trained["files"])
+
+
+def test_mlflow_holds_curves_figures_pictures_and_the_command_that_repeats_it(
+    trained: dict, installation: Path
+) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{installation / 'mlflow.db'}")
+    version = client.get_model_version_by_alias("toy", "production")
+    run = client.get_run(version.run_id)
+    assert len(client.get_metric_history(version.run_id, "val_macro_f1")) >= 4
+    assert run.data.metrics["held_out/accuracy"] == pytest.approx(
+        trained["evaluation"]["headline"]["accuracy"]["value"]
+    )
+    assert run.data.tags["robustidps.repeat"].startswith("robustidps train neural_ode --dataset")
+    names = {f.path for f in client.list_artifacts(version.run_id, "evaluation")}
+    assert {"evaluation/confusion_matrix.png", "evaluation/drift.html"} <= names
+
+
+def test_prefect_kept_results_as_json_and_made_artefacts(trained: dict, installation: Path) -> None:
+    results = [p for p in (installation / "prefect" / "results").rglob("*") if p.is_file()]
+    assert results and all(json.loads(p.read_text())["metadata"]["serializer"]["type"] == "json" for p in results)
+    with sqlite3.connect(installation / "prefect" / "prefect.db") as database:
+        keys = {row[0] for row in database.execute("select key from artifact where key is not null")}
+        states = dict(database.execute("select name, state_type from flow_run join flow on flow.id = flow_id"))
+    assert {"toy-evaluation", "toy-evaluation-classes", "toy-drift", "toy-promotion"} <= keys
+    assert states == {"train": "COMPLETED"}
+
+
+def test_a_starved_candidate_is_refused_with_rule_figure_and_threshold(trained: dict, command, toy: Path) -> None:
+    done = command(
+        "train", "neural_ode", "--dataset", toy, "--name", "toy", "--rules", "toy", "--set", "epochs=1",
+        "--limit-rows", 120, "--promote-to", "Production", "--json",
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    outcome = json.loads(done.stdout)["promotion"][-1]
+    assert not outcome["moved"] and outcome["stage"] == "Staging"
+    assert any("accuracy" in reason and "0.9" in reason for reason in outcome["verdict"]["reasons"])
+    stages = {row["version"]: row["stage"] for row in json.loads(command("models", "toy", "--json").stdout)}
+    assert stages == {"1.0.0": "Production", "1.1.0": "None"}
+
+
+def test_a_third_version_replaces_the_first_and_a_rollback_brings_it_back(trained: dict, command, toy: Path) -> None:
+    done = command(
+        "train", "neural_ode", "--dataset", toy, "--name", "toy", "--rules", "toy", "--set", "epochs=4",
+        "--set", "seed=7", "--version", "2.0.0", "--promote-to", "Production", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    compared = command("compare", "toy@2.0.0", "toy@1.0.0", "--json")
+    assert compared.returncode == 0, compared.stderr
+    content = json.loads(compared.stdout)
+    assert Path(content["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert {"accuracy", "macro_f1"} <= {d["metric"] for d in content["differences"]}
+    back = command("rollback", "toy", "--reason", "ticket 4711")
+    assert back.returncode == 0 and "2.0.0 -> 1.0.0" in back.stdout
+    log = json.loads(command("history", "toy", "--json").stdout)
+    assert [(d["decision"], d["version"]) for d in log][-1] == ("rollback", "1.0.0")
+    assert "ticket 4711" in log[-1]["why"]
+    assert command("history", "--verify").returncode == 0
+    again = command("rollback", "toy")
+    assert again.returncode == 4 and "no previous version" in again.stderr
+    assert command("registry", "repair").returncode == 0
+
+
+def test_an_edited_ledger_row_is_named_and_nothing_is_served_from_it(
+    trained: dict, command, installation: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    copy = tmp_path / "home"
+    shutil.copytree(installation, copy, ignore=shutil.ignore_patterns("prefect", "mlflow.db", "artifacts"))
+    with sqlite3.connect(copy / "state.db") as database:
+        for (name,) in database.execute("select name from sqlite_master where type = 'trigger'").fetchall():
+            database.execute(f"drop trigger {name}")
+        database.execute("update decision set actor = 'somebody else' where action = 'promote'")
+    done = command("history", "--verify", home=copy)
+    assert done.returncode == 5 and "ledger row" in done.stderr and "Traceback" not in done.stderr
+    scored = command("score", tmp_path / "none.pcap", "--model", "toy", home=copy)
+    assert scored.returncode == 5, scored.stderr
+
+
+def test_scoring_writes_a_row_per_flow_without_mlflow_or_prefect(
+    trained: dict, command, toy: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.csv"
+    done = command(
+        "score", toy, "--model", "toy@production", "--out", out, "--json", MLFLOW_TRACKING_URI="http://127.0.0.1:9"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = TrafficSet.read(toy)
+    assert sum(json.loads(done.stdout)["verdicts"].values()) == len(rows)
+    assert len(out.read_text().splitlines()) == len(rows) + 1
+
+
+def test_evaluating_anew_gives_the_same_figures(trained: dict, command) -> None:
+    done = command("evaluate", "toy", "1.0.0", "--json")
+    assert done.returncode == 0, done.stderr
+    headline = json.loads(done.stdout)["headline"]
+    assert headline["accuracy"] == trained["evaluation"]["headline"]["accuracy"]
+
+
+def test_a_taken_version_is_refused_before_any_training(trained: dict, command, toy: Path) -> None:
+    done = command("train", "neural_ode", "--dataset", toy, "--name", "toy", "--version", "1.0.0")
+    assert done.returncode == 7 and "exists already" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_mlflow_that_is_away_fails_clearly_and_frees_the_number(command, toy: Path, installation: Path) -> None:
+    away = {"ROBUSTIDPS_MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "ROBUSTIDPS_RETRY_SECONDS": "0"}
+    done = command(
+        "train", "neural_ode", "--dataset", toy, "--name", "away", "--set", "epochs=1", "--limit-rows", 200, **away
+    )
+    assert done.returncode == 6 and "Traceback" not in done.stderr
+    assert "away" not in {row["model"] for row in json.loads(command("models", "--json").stdout)}

@@ -1,0 +1,121 @@
+"""The command line without an installation: help, options, and what bad input ends in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from robustidps import cli, console
+from robustidps.errors import printable
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    """Runs a command in this process; gives exit code, standard output and standard error."""
+    monkeypatch.setenv("ROBUSTIDPS_HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["robustidps", *map(str, words)])
+        cli._given.clear()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        said = capsys.readouterr()
+        code = end.value.code
+        return (0 if code is None else int(code)), said.out, said.err
+
+    return call
+
+
+COMMANDS = (
+    "demo|train|evaluate|compare|promote|rollback|history|models|ingest|score|doctor|ui|"
+    "data list|data describe|data simulate|registry repair"
+).split("|")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    shown = CliRunner().invoke(cli.app, [*command.split(), "--help"])
+    assert shown.exit_code == 0 and len(shown.output.split()) > 15
+
+
+def test_lists_are_json_where_a_script_reads_them(run) -> None:
+    for words in (("models",), ("models", "--families"), ("data", "list"), ("history",)):
+        code, out, _ = run(*words, "--json")
+        assert code == 0 and isinstance(json.loads(out), list)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("train", "nope"), 3, "no family"),
+        (("train", "neural_ode", "--set", "hidden=-1"), 3, "hidden"),
+        (("train", "neural_ode", "--set", "hiden=1"), 3, "unknown key 'hiden'"),
+        (("train", "neural_ode", "--set", "hidden"), 3, "key=value"),
+        (("train", "neural_ode", "--dataset", "nope"), 3, "no data set"),
+        (("models", "../../etc"), 3, "is not a model name"),
+        (("models", "nothing"), 3, "no such model"),
+        (("promote", "nothing", "1.0.0"), 3, "no such model"),
+        (("promote", "nothing", "1.0"), 3, "no such model"),
+        (("rollback", "nothing"), 3, "no such model"),
+        (("score", "nothing.pcap", "--model", "nothing"), 3, "no such model"),
+        (("data", "describe", "nothing.pcap"), 3, "no such file"),
+        (("ingest", "nothing.pcap"), 3, "nothing.pcap"),
+        (("ingest", "x.pcap", "--truncated", "maybe"), 2, "maybe"),
+        (("frobnicate",), 2, "frobnicate"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_bad_input_ends_in_one_message_and_an_exit_code(run, words: tuple, code: int, says: str) -> None:
+    found, out, err = run(*words)
+    assert found == code, err
+    assert says in err and "Traceback" not in out + err
+
+
+def test_a_name_with_terminal_markup_is_shown_harmless(run) -> None:
+    code, _, err = run("models", "\x1b[2J[red]x[/red]\u202e")
+    assert code == 3
+    assert "\x1b[2J" not in err and "\u202e" not in err and "[red]x[/red]" in err
+
+
+def test_debug_shows_the_traceback(run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from robustidps.errors import ConfigError
+
+    monkeypatch.setattr("sys.argv", ["robustidps", "--debug", "train", "nope"])
+    with pytest.raises(ConfigError):
+        cli.main()
+
+
+def test_an_unknown_setting_in_the_settings_file_is_named(run, home: Path) -> None:
+    home.mkdir(parents=True)
+    (home / "settings.yaml").write_text("colour: red\n")
+    code, _, err = run("models")
+    assert code == 3 and "colour" in err
+
+
+def test_the_demo_never_removes_a_folder_it_did_not_make(run, home: Path) -> None:
+    (home / "demo").mkdir(parents=True)
+    (home / "demo" / "thesis.txt").write_text("years of work")
+    code, _, err = run("demo")
+    assert code == 3 and "no demo made" in err
+    assert (home / "demo" / "thesis.txt").read_text() == "years of work"
+
+
+def test_doctor_finds_a_sound_installation_sound_and_a_read_only_one_not(run, home: Path) -> None:
+    code, out, _ = run("doctor", "--json")
+    findings = {f["what"]: f for f in json.loads(out)}
+    assert code == 0, findings
+    assert findings["MLflow"]["status"] == "ok" and findings["decision ledger"]["status"] == "ok"
+
+
+def test_a_table_cell_never_interprets_markup(capsys: pytest.CaptureFixture) -> None:
+    console.table("", ["a"], [["[bold]x[/bold]\x1b[31m"]])
+    shown = capsys.readouterr().out
+    assert "[bold]x[/bold]?[31m" in shown
+
+
+def test_printable_replaces_what_moves_the_cursor_and_keeps_the_rest() -> None:
+    assert printable("Zürich\n\x1b]0;x\x07\u2066") == "Zürich??]0;x??"
