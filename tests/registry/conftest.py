@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -29,11 +30,21 @@ def registry(tmp_path) -> ModelRegistry:
     return memory_registry(tmp_path / "home")
 
 
-@pytest.fixture
-def stocked(registry, bundles) -> ModelRegistry:
-    """A registry with four versions of `toy`, none of them anywhere."""
+@pytest.fixture(scope="session")
+def stock(tmp_path_factory, bundles) -> ModelRegistry:
+    """What `stocked` is a copy of."""
+    registry = memory_registry(tmp_path_factory.mktemp("stock") / "home")
     for version, path in bundles.items():
         registry.register_model("toy", version, path)
+    return registry
+
+
+@pytest.fixture
+def stocked(stock, tmp_path) -> ModelRegistry:
+    """A registry with four versions of `toy`, none of them in any stage."""
+    shutil.copytree(stock.settings.home, tmp_path / "home")
+    registry = memory_registry(tmp_path / "home")
+    registry.tracking.memory = copy.deepcopy(stock.tracking.memory)
     return registry
 
 

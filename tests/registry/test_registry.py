@@ -167,7 +167,9 @@ def test_a_verdict_that_does_not_promote_moves_nothing(stocked):
 
 
 def test_a_refusal_is_in_the_history_with_its_reasons(stocked):
-    stocked.record_refusal("toy", "1.0.0", "Production", verdict=REFUSE, rule_set="default", evidence={"accuracy": 0.871})
+    stocked.record_refusal(
+        "toy", "1.0.0", "Production", verdict=REFUSE, rule_set="default", evidence={"accuracy": 0.871}
+    )
     entry = stocked.history("toy")[-1]
     assert (entry.action, entry.verdict, entry.reasons) == ("refuse", "reject", ("accuracy 0.871 < 0.95",))
     assert entry.evidence == {"accuracy": 0.871} and entry.actor_source == "os"
@@ -312,7 +314,13 @@ def test_history_answers_what_was_in_production_on_a_day(stocked):
 
 
 def test_what_a_version_is_judged_on_is_kept_with_it(registry, bundles):
-    facts = {"path": "/data/held.parquet", "digest": "ab" * 32, "dataset": "simulated", "rules": "default", "drift_share": 0.1}
+    facts = {
+        "path": "/data/held.parquet",
+        "digest": "ab" * 32,
+        "dataset": "simulated",
+        "rules": "default",
+        "drift_share": 0.1,
+    }
     registry.register_model("toy", "1.0.0", bundles["1.0.0"], held_out=facts)
     assert registry.version("toy", "1.0.0").held_out == facts
 

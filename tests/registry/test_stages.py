@@ -80,7 +80,9 @@ def test_an_unknown_stage_is_named():
 
 
 MOVES = st.lists(
-    st.tuples(st.sampled_from(("promote", "stage", "rollback", "archive", "withdraw", "refuse")), st.sampled_from(VERSIONS)),
+    st.tuples(
+        st.sampled_from(("promote", "stage", "rollback", "archive", "withdraw", "refuse")), st.sampled_from(VERSIONS)
+    ),
     max_size=25,
 )
 
@@ -110,7 +112,9 @@ def by_definition(done: list[tuple[str, str]], production: str | None) -> str | 
 def test_previous_is_what_its_definition_says_after_any_moves(moves):
     standing, done, left = Standing(), [], None
     for kind, wanted in moves:
-        action, stage = {"stage": ("promote", "Staging"), "promote": ("promote", "Production")}.get(kind, (kind, "Archived"))
+        action, stage = {"stage": ("promote", "Staging"), "promote": ("promote", "Production")}.get(
+            kind, (kind, "Archived")
+        )
         version = standing.previous if kind == "rollback" else wanted
         try:
             after = advance(standing, action, version, "Production" if kind == "rollback" else stage)
