@@ -222,9 +222,7 @@ def identical_rows(features: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     if not x.size:
         return np.zeros(len(x), np.int64)
     bits = x.view(np.uint32)
-    factors: npt.NDArray[np.uint64] = np.random.default_rng(0).integers(
-        1, 1 << 63, bits.shape[1], dtype=np.uint64
-    ) | np.uint64(1)
+    factors = np.random.default_rng(0).integers(1, 1 << 63, (bits.shape[1],), dtype=np.uint64) | np.uint64(1)
     mixed = np.zeros(len(bits), np.uint64)
     for column, factor in enumerate(factors):
         mixed += (bits[:, column] + np.uint64(1)) * factor

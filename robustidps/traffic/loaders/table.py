@@ -219,6 +219,12 @@ def _blocks(path: Path, spec: TableSpec, progress: Progress, facts: dict[str, An
         first = _first_line(path, spec)
         names, index = _checked(path, [c.strip() for c in first], spec, facts)
         positions = [f"c{i}" for i in range(len(first))]
+        uneven: list[tuple[int, int]] = []
+
+        def remember(row: Any) -> str:
+            uneven.append((row.number - spec.header, row.actual_columns))
+            return "error"
+
         try:
             reader = csv.open_csv(
                 pa.PythonFile(stream, "r"),
@@ -230,7 +236,9 @@ def _blocks(path: Path, spec: TableSpec, progress: Progress, facts: dict[str, An
                     encoding="utf-8" if spec.encoding == "utf-8-sig" else spec.encoding,
                     use_threads=False,
                 ),
-                parse_options=csv.ParseOptions(delimiter=spec.delimiter, newlines_in_values=True),
+                parse_options=csv.ParseOptions(
+                    delimiter=spec.delimiter, newlines_in_values=True, invalid_row_handler=remember
+                ),
                 convert_options=csv.ConvertOptions(
                     column_types={p: pa.string() for p in positions},
                     include_columns=[positions[index[n]] for n in names],
@@ -241,9 +249,12 @@ def _blocks(path: Path, spec: TableSpec, progress: Progress, facts: dict[str, An
             for batch in reader:
                 yield batch.rename_columns(names)
         except pa.ArrowException as error:
-            raise DatasetError(
-                f"not readable as CSV: {printable(error)}", where=path, remedy="each row needs the header's columns"
-            ) from None
+            if uneven:
+                row, fields = uneven[0]
+                raise DatasetError(
+                    f"row {row} has {fields} fields, expected {len(first)}", where=path, remedy="mend or remove it"
+                ) from None
+            raise DatasetError(f"not readable as CSV: {printable(error)}", where=path) from None
         except (UnicodeDecodeError, LookupError) as error:
             raise DatasetError(f"not {spec.encoding} text: {error}", where=path, remedy="set `encoding`") from None
         stream.drain()
