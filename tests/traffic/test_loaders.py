@@ -321,3 +321,21 @@ def test_a_real_csv_loads_with_a_schema_written_for_it(shared_data):
     traffic = loaders.load("table", path, schema=spec)
     assert len(traffic) == 19_252
     assert not traffic.labelled.any()
+
+
+def test_the_schema_in_the_documentation_loads_the_documented_table(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    schema = tmp_path / "documented.yaml"
+    schema.write_text(text.split("```yaml\n")[1].split("```")[0])
+    (tmp_path / "flows.csv").write_text(GOOD.replace("scan", "portscan"))
+    traffic = loaders.load("table", tmp_path / "flows.csv", schema=schema)
+    assert traffic.labels.tolist() == [0, 1, 1]
+
+
+def test_every_data_set_configuration_has_its_card():
+    root = Path(__file__).parents[2]
+    for path in (root / "configs" / "datasets").glob("*.yaml"):
+        card = yaml.safe_load(path.read_text())["card"]
+        assert path.stem in loaders.known()
+        assert card in {p.relative_to(root).as_posix() for p in (root / "data").glob("*.md")}
+        assert Path(card).name in (root / "data" / "README.md").read_text()
