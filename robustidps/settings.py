@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import platformdirs
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from robustidps.errors import ConfigError, NameInvalidError, StorageError, printable
 
@@ -96,7 +96,8 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         home = init_settings().get("home") or env_settings().get("home") or platformdirs.user_data_path("robustidps")
         file = Path(home).expanduser() / "settings.yaml"
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=file)
+        content = _read_yaml(file) if file.exists() else {}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=content)
 
 
 _current: Settings | None = None
@@ -142,9 +143,7 @@ def make_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise config_error(error, "settings (ROBUSTIDPS_* or HOME/settings.yaml)") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not readable as YAML: {error}", where="settings.yaml") from None
+        raise config_error(error, "settings (ROBUSTIDPS_* or HOME/settings.yaml)", Settings) from None
 
 
 @contextmanager
@@ -177,6 +176,14 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
     Raises:
         ConfigError: not there, not YAML, an unknown key, a value out of range; names file and key.
     """
+    content = _read_yaml(path)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise config_error(error, path, model) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
@@ -189,10 +196,7 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
         raise ConfigError(f"not readable as plain YAML: {' '.join(str(error).split())}", where=path) from None
     if not isinstance(content, dict):
         raise ConfigError("must be a mapping of keys to values", where=path)
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise config_error(error, path, model) from None
+    return {str(key): value for key, value in content.items()}
 
 
 def config_error(error: ValidationError, where: object, model: type[BaseModel] | None = None) -> ConfigError:

@@ -178,8 +178,6 @@ class TrafficSet:
         """
         import json
 
-        from pydantic import ValidationError
-
         pa, pq = _arrow()
         try:
             table = pq.read_table(path)
@@ -211,7 +209,7 @@ class TrafficSet:
                 },
                 provenance=provenance,
             )
-        except (KeyError, ValidationError, ValueError, pa.ArrowException) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, SchemaError, pa.ArrowException) as error:
             raise DatasetError(f"its columns don't fit its schema: {printable(error)}", where=path) from None
 
     @classmethod
