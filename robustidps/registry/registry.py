@@ -618,7 +618,12 @@ class ModelRegistry:
         try:
             with writable(folder):
                 folder.mkdir()
-            fetched = self.tracking.fetch_bundle(record.run_id or "", folder)
+            try:
+                fetched = self.tracking.fetch_bundle(record.run_id or "", folder)
+            except NotFoundError:
+                raise NotFoundError(
+                    "the artefacts are no longer in MLflow", where=where, remedy="restore them from a backup"
+                ) from None
             found = bundle_digest(fetched)
             if found != record.digest:
                 raise BundleError(

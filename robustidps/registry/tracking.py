@@ -96,6 +96,7 @@ class Tracking:
 
                 raise MissingExtraError("MLflow", "mlops") from None
             logging.getLogger("mlflow").setLevel(logging.WARNING)
+            logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # retries; the last failure is raised
             if self.settings.tracking_uri.startswith("sqlite:///"):
                 self.settings.folder()
             # The registry is named too: else MLflow's own setting for it could point somewhere else.
@@ -125,7 +126,7 @@ class Tracking:
             module = type(error).__module__
             if module.startswith("mlflow"):
                 if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-                    raise NotFoundError(f"MLflow: {error}", where=self.where) from error
+                    raise NotFoundError(f"MLflow: {_without_password(str(error))}", where=self.where) from error
                 raise self._unavailable(error) from error
             if module.startswith(("sqlalchemy", "sqlite3", "alembic", "urllib3", "psycopg")):
                 raise self._unavailable(error) from error
@@ -133,10 +134,10 @@ class Tracking:
 
     @property
     def where(self) -> str:
-        return re.sub(r"//[^/@]*@", "//***@", self.settings.tracking_uri)
+        return _without_password(self.settings.tracking_uri)
 
     def _unavailable(self, error: Exception) -> RobustIDPSError:
-        text = " ".join(str(error).split())
+        text = _without_password(" ".join(str(error).split()))
         if "readonly" in text or "disk is full" in text:
             return StorageError(f"MLflow can't write: {text[:300]}", where=self.where)
         return RegistryUnavailableError(
@@ -242,7 +243,9 @@ class Tracking:
         self._log_points(run_id, [(step, figures)], prefix)
 
     def log_curves(self, run_id: str, epochs: list[Mapping[str, float]]) -> None:
-        self._log_points(run_id, list(enumerate(epochs)), "")
+        """One point an epoch on each curve; `epoch`, where it is among the figures, is the step."""
+        points = [(int(figures.get("epoch", number)), figures) for number, figures in enumerate(epochs)]
+        self._log_points(run_id, [(step, {k: v for k, v in p.items() if k != "epoch"}) for step, p in points], "")
 
     def _log_points(self, run_id: str, points: list[tuple[int, Mapping[str, float]]], prefix: str) -> None:
         with self.errors():
@@ -319,6 +322,10 @@ class Tracking:
         with self.errors():
             for key, value in tags.items():
                 self.client.set_model_version_tag(name, str(mlflow_version), key, value)
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
 
 
 def _key(text: str) -> str:

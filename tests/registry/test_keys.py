@@ -71,8 +71,9 @@ def test_a_damaged_key_file_is_named(tmp_path, name):
 
 
 def test_processes_that_start_at_once_end_up_with_one_key(tmp_path):
-    script = f"from robustidps.registry.keys import *; from pathlib import Path; print(InstallationKey(Path({str(tmp_path)!r})).key_id)"
-    started = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    script = "import sys, pathlib; from robustidps.registry.keys import *; print(InstallationKey(pathlib.Path(sys.argv[1])).key_id)"
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     ids = {process.communicate()[0].strip() for process in started}
     assert ids == {InstallationKey(tmp_path).key_id}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["installation.pem", "installation.pub"]

@@ -1,0 +1,138 @@
+"""A real process is killed after each step of a registration, a promotion and a rollback. What is left is the state
+before or the state after, never between; and the next call brings MLflow in line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustidps.errors import VersionExistsError
+from robustidps.registry.registry import ModelRegistry
+from robustidps.settings import Settings
+from robustidps.testing.linear import toy_bundle
+from robustidps.testing.registry import APPROVE
+
+SCRIPT = Path(__file__).with_name("killed.py")
+
+
+def opened(home: Path) -> ModelRegistry:
+    return ModelRegistry(settings=Settings(home=home))
+
+
+def killed_at_each_step(action: str, home: Path, out: Path) -> dict[str, Path]:
+    """Homes by the step that the process was killed after; `whole` is one where it wasn't."""
+    out.mkdir(exist_ok=True)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), action, str(home), str(out)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    names = json.loads(done.stdout.splitlines()[-1])
+    assert len(set(names)) == len(names)
+    return {name: out / str(number) for number, name in enumerate(names)} | {"whole": out / "whole"}
+
+
+def stand(home: Path, *, production: str, generation: int) -> ModelRegistry:
+    registry = opened(home)
+    registry.verify()
+    assigned = registry.assignment("toy")
+    assert (assigned.production, assigned.generation) == (production, generation)
+    return registry
+
+
+def picture(registry: ModelRegistry) -> dict[str, str]:
+    """MLflow's aliases, as versions of ours."""
+    numbers = {str(v.mlflow_version): v.version for v in registry.versions("toy")}
+    return {k: numbers[str(v)] for k, v in registry.tracking.client.get_registered_model("toy").aliases.items()}
+
+
+def wanted(registry: ModelRegistry) -> dict[str, str]:
+    a = registry.assignment("toy")
+    return {k: v for k, v in (("production", a.production), ("previous", a.previous), ("staging", a.staging)) if v}
+
+
+@pytest.fixture(autouse=True)
+def _mlflow_reads_its_migrations_once(real, monkeypatch):
+    from mlflow.store.db import utils
+
+    head = utils._get_latest_schema_revision()
+    monkeypatch.setattr(utils, "_get_latest_schema_revision", lambda: head)
+
+
+@pytest.fixture
+def prepared(real, bundles) -> Path:
+    """1.0.0 was in production before 0.9.0 came; 1.1.0 is registered."""
+    older = toy_bundle(real.settings.home / "older", version="0.9.0", seed=9).path
+    for version, path in (("0.9.0", older), ("1.0.0", bundles["1.0.0"]), ("1.1.0", bundles["1.1.0"])):
+        real.register_model("toy", version, path)
+    real.transition("toy", "0.9.0", "Production", verdict=APPROVE)
+    real.transition("toy", "1.0.0", "Production", verdict=APPROVE)
+    real.store.close()
+    return real.settings.home
+
+
+def test_a_killed_promotion_is_done_or_not_begun_and_mlflow_follows(prepared, tmp_path):
+    homes = killed_at_each_step("promote", prepared, tmp_path / "out")
+    committed = list(homes).index("promote.committed")
+    assert len(homes) >= 10
+    for number, (name, home) in enumerate(homes.items()):
+        after = number >= committed
+        registry = stand(home, production="1.1.0" if after else "1.0.0", generation=3 if after else 2)
+        assert registry.assignment("toy").previous == ("1.0.0" if after else "0.9.0"), name
+        registry.ensure_projected()
+        assert picture(registry) == wanted(registry), name
+        assert registry.repair() == [], name
+
+
+def test_a_killed_rollback_is_done_or_not_begun_and_mlflow_follows(prepared, tmp_path):
+    homes = killed_at_each_step("rollback", prepared, tmp_path / "out")
+    committed = list(homes).index("rollback.committed")
+    assert len(homes) >= 6
+    for number, (name, home) in enumerate(homes.items()):
+        after = number >= committed
+        registry = stand(home, production="0.9.0" if after else "1.0.0", generation=3 if after else 2)
+        assert registry.assignment("toy").previous == (None if after else "0.9.0"), name
+        registry.repair()  # the picture's own steps are killed in the promotion above
+        assert picture(registry) == wanted(registry), name
+        assert registry.assignment("toy").projected, name
+
+
+def test_a_killed_registration_is_finished_or_cleaned_away_by_the_next_call(prepared, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copytree(toy_bundle(tmp_path / "new", version="1.2.0", seed=2).path, out / "bundle")
+    other = toy_bundle(tmp_path / "other", version="1.2.0", seed=77).path
+    homes = killed_at_each_step("register", prepared, out)
+    committed = list(homes).index("register.committed")
+    assert len(homes) >= 9
+    for number, (name, home) in enumerate(homes.items()):
+        registry = stand(home, production="1.0.0", generation=2)
+        if number >= committed:
+            with pytest.raises(VersionExistsError):
+                registry.register_model("toy", "1.2.0", out / "bundle")
+            assert registry.version("toy", "1.2.0").held_out == {"dataset": "toy"}
+            continue
+        # By turns: the same bundle again, another one under that number, or `repair`.
+        assert registry.version("toy", "1.2.0").status == "reserved", name
+        if number % 3 == 0:
+            registry.register_model("toy", "1.2.0", out / "bundle")
+        elif number % 3 == 1:
+            registry.register_model("toy", "1.2.0", other)
+        else:
+            registry.repair()
+            if registry.version("toy", "1.2.0").status == "reserved":  # killed before anything was worth finishing
+                registry.register_model("toy", "1.2.0", out / "bundle")
+        made = registry.tracking.client.search_model_versions("name = 'toy'")
+        assert sorted(v.tags["robustidps.version"] for v in made) == ["0.9.0", "1.0.0", "1.1.0", "1.2.0"], name
+        record = registry.version("toy", "1.2.0")
+        assert [v.run_id for v in made if v.tags["robustidps.version"] == "1.2.0"] == [record.run_id], name
+        assert registry.verify(artifacts=True).ok, name
