@@ -30,6 +30,7 @@ __all__ = [
     "precision_at_prevalence",
     "precision_recall_curve",
     "reliability",
+    "table",
     "threshold_at_fpr",
 ]
 
@@ -100,6 +101,14 @@ def describe(name: str) -> Metric | None:
         return METRICS[name]
     kind, dot, label = name.partition(".")
     return Metric(name, _PER_CLASS[kind]) if dot and label and kind in _PER_CLASS else None
+
+
+def table() -> str:
+    """The list of metrics in `docs/evaluation.md`, as Markdown; a test keeps the two equal."""
+    rows = ["| name | what it is | better | threshold |", "|---|---|---|---|"]
+    listed = [*METRICS.values(), *(Metric(f"{kind}.CLASS", text) for kind, text in _PER_CLASS.items())]
+    rows += [f"| `{m.name}` | {m.text} | {m.better} | {'0 to 1' if m.share else '0 or more'} |" for m in listed]
+    return "\n".join(rows) + "\n"
 
 
 def confusion_matrix(labels: npt.ArrayLike, predicted: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.int64]:

@@ -103,5 +103,4 @@ def test_names_are_known_or_not():
 
 
 def test_every_metric_is_in_the_docs():
-    text = (ROOT / "docs" / "evaluation.md").read_text()
-    assert [name for name in m.METRICS if f"`{name}`" not in text] == []
+    assert m.table() in (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
