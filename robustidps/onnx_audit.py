@@ -164,6 +164,9 @@ def _check_header(model: onnx.ModelProto, where: object) -> int:
 def _check_node(node: onnx.NodeProto, where: object) -> str:
     """The operator's name."""
     domain, label = _domain(node.domain), f"node {printable(node.name or '(unnamed)', 80)}"
+    for name in (*node.input, *node.output, *(a.name for a in node.attribute)):
+        if not isinstance(name, str) or not name.isprintable():  # protobuf gives bytes where it isn't UTF-8
+            raise BundleError(f"{label} uses a name that isn't plain text", where=where)
     for attribute in node.attribute:  # below first: the most hidden operator is the one to name
         for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
             for inner in graph.node:
@@ -184,6 +187,8 @@ def _check_node(node: onnx.NodeProto, where: object) -> str:
 def _check_tensor(tensor: onnx.TensorProto, where: object) -> int:
     """Number of elements."""
     label = f"constant {printable(tensor.name or '(unnamed)', 80)!r}"
+    if not isinstance(tensor.name, str) or not tensor.name.isprintable():
+        raise BundleError(f"{label} has a name that isn't plain text", where=where)
     if tensor.data_location or tensor.external_data:
         raise BundleError(f"{label} lies outside the file", where=where, remedy="export without external data")
     if tensor.data_type not in _ELEMENT or tensor.HasField("segment"):

@@ -34,7 +34,12 @@ class Session:
         options.add_session_config_entry("session.load_model_format", "ONNX")
         self.where = where
         try:
-            self._session: Any = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session: Any = ort.InferenceSession(
+                model,
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,  # else a model it can't load is tried twice, and standard output written to
+            )
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's exceptions have no common base but Exception
             raise BundleError(f"ONNX Runtime can't load it: {printable(error, 300)}", where=where) from None
 

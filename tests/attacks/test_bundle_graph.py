@@ -172,6 +172,26 @@ def test_a_field_of_an_unknown_future_is_refused(model):
         audit(data)
 
 
+@pytest.mark.parametrize("name", [b"\xff\xfe\xfd\xfc", b"\x1b[2J", b"a\nbc", b"\0abc"])
+@pytest.mark.parametrize("old", [b"fill", b"gain"])
+def test_a_name_that_is_not_text_is_refused(original, old, name):
+    data = (original.path / "model.onnx").read_bytes()
+    assert len(name) == len(old) and old in data
+    with pytest.raises(BundleError) as caught:
+        audit(data.replace(old, name))
+    assert str(caught.value).isprintable()
+
+
+def test_what_onnx_runtime_refuses_is_a_bundle_error_and_nothing_is_printed(original, model, tmp_path, capfd):
+    shutil.copytree(original.path, tmp_path / "b")
+    model.graph.node[0].input[0] = "from_nowhere"  # passes the audit, which doesn't follow the edges
+    (tmp_path / "b" / "model.onnx").write_bytes(model.SerializeToString())
+    reseal(tmp_path / "b")
+    with pytest.raises(BundleError, match="ONNX Runtime can't load it"):
+        open_bundle(tmp_path / "b")
+    assert capfd.readouterr() == ("", "")
+
+
 # --- the signature
 
 
