@@ -373,3 +373,10 @@ def test_of_two_writers_of_one_version_the_slower_is_told(tmp_path, stopped_writ
     _, said = slower.communicate("go on\n", timeout=60)
     assert slower.returncode == 1 and "VersionExistsError" in said
     assert open_bundle(tmp_path / "b").digest == digest and leftovers(tmp_path) == ["b"]
+
+
+def test_the_example_in_the_docs_runs(capsys):
+    text = (Path(__file__).parents[1] / "docs" / "bundle.md").read_text(encoding="utf-8")
+    example = text.split("```python\n")[1].split("```")[0]
+    exec(compile(example, "docs/bundle.md", "exec"), {})  # noqa: S102 - our own page
+    assert "share_within=1.0" in capsys.readouterr().out
