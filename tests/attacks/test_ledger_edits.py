@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - these tests are the attacker
 """Someone who can write to the state store's file edits what was decided. Each edit is found, and its row named."""
 
 from __future__ import annotations

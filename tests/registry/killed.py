@@ -1,10 +1,10 @@
 """Does one thing to copies of a home, killed (SIGKILL) at a different step each time. Run by `test_killed.py`.
 
-    python killed.py ACTION HOME OUT
+    python killed.py HOME OUT ACTION...
 
-A run that isn't killed first says which steps there are. Then OUT/N is a copy of HOME in which ACTION was killed right
-after step N. Each run is a forked child of one process that has MLflow imported but no connection open, which saves
-seconds a step. Prints the steps as JSON.
+A run that isn't killed first says which steps there are. Then OUT/ACTION/N is a copy of HOME in which ACTION was killed
+right after step N. Each run is a forked child of one process that has MLflow imported but no connection open, which
+saves seconds a step. Prints the steps of each action as JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 
 import mlflow.store.db.utils
-import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - imported before forking; it takes seconds
+import mlflow.store.tracking.sqlalchemy_store  # imported before forking; it takes seconds
 
 from robustidps.registry import steps
 from robustidps.registry.registry import ModelRegistry
@@ -30,7 +30,7 @@ APPROVE = {"outcome": "promote", "reasons": ["9 of 9 rules"]}
 def act(action: str, home: Path) -> None:
     registry = ModelRegistry(settings=Settings(home=home))
     if action == "register":
-        registry.register_model("toy", "1.2.0", home.parent / "bundle", held_out={"dataset": "toy"})
+        registry.register_model("toy", "1.2.0", home.parents[1] / "bundle", held_out={"dataset": "toy"})
     elif action == "promote":
         registry.transition("toy", "1.1.0", "Production", verdict=APPROVE)
     else:
@@ -43,16 +43,14 @@ def forked(action: str, home: Path, hook) -> int:
         steps.hook = hook
         try:
             act(action, home)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - a forked child must not go on in its parent's code
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
     return os.waitpid(child, 0)[1]
 
 
-def main(action: str, source: Path, out: Path) -> None:
-    head = mlflow.store.db.utils._get_latest_schema_revision()  # 67 files, read again for every database otherwise
-    mlflow.store.db.utils._get_latest_schema_revision = lambda: head
+def run(action: str, source: Path, out: Path) -> list[str]:
     whole = Path(shutil.copytree(source, out / "whole"))
     log = out / "steps"
 
@@ -75,8 +73,11 @@ def main(action: str, source: Path, out: Path) -> None:
         status = forked(action, Path(shutil.copytree(source, out / str(number))), kill)
         if not os.WIFSIGNALED(status) or os.WTERMSIG(status) != signal.SIGKILL:
             sys.exit(f"not killed at {names[number]}: {status}")
-    print(json.dumps(names))
+    return names
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    head = mlflow.store.db.utils._get_latest_schema_revision()  # 67 files, read again for every database otherwise
+    mlflow.store.db.utils._get_latest_schema_revision = lambda: head
+    home, out, *actions = sys.argv[1:]
+    print(json.dumps({action: run(action, Path(home), Path(out) / action) for action in actions}))

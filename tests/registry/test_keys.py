@@ -71,7 +71,10 @@ def test_a_damaged_key_file_is_named(tmp_path, name):
 
 
 def test_processes_that_start_at_once_end_up_with_one_key(tmp_path):
-    script = "import sys, pathlib; from robustidps.registry.keys import *; print(InstallationKey(pathlib.Path(sys.argv[1])).key_id)"
+    script = (
+        "import sys, pathlib; from robustidps.registry.keys import InstallationKey as K;"
+        "print(K(pathlib.Path(sys.argv[1])).key_id)"
+    )
     command = [sys.executable, "-c", script, str(tmp_path)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     ids = {process.communicate()[0].strip() for process in started}

@@ -4,7 +4,6 @@ before or the state after, never between; and the next call brings MLflow in lin
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,26 +18,13 @@ from robustidps.testing.linear import toy_bundle
 from robustidps.testing.registry import APPROVE
 
 SCRIPT = Path(__file__).with_name("killed.py")
+ACTIONS = ("promote", "rollback", "register")
+
+pytestmark = pytest.mark.xdist_group("killed")  # what they look at is made once
 
 
 def opened(home: Path) -> ModelRegistry:
     return ModelRegistry(settings=Settings(home=home))
-
-
-def killed_at_each_step(action: str, home: Path, out: Path) -> dict[str, Path]:
-    """Homes by the step that the process was killed after; `whole` is one where it wasn't."""
-    out.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), action, str(home), str(out)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    names = json.loads(done.stdout.splitlines()[-1])
-    assert len(set(names)) == len(names)
-    return {name: out / str(number) for number, name in enumerate(names)} | {"whole": out / "whole"}
 
 
 def stand(home: Path, *, production: str, generation: int) -> ModelRegistry:
@@ -60,28 +46,49 @@ def wanted(registry: ModelRegistry) -> dict[str, str]:
     return {k: v for k, v in (("production", a.production), ("previous", a.previous), ("staging", a.staging)) if v}
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, mlflow_template, bundles) -> dict[str, dict[str, Path]]:
+    """By action: homes by the step that the process was killed after, and `whole`, where it wasn't.
+
+    Before, 1.0.0 was in production, 0.9.0 was before it, and 1.1.0 registered.
+    """
+    folder = tmp_path_factory.mktemp("killed")
+    home = folder / "home"
+    home.mkdir()
+    shutil.copy(mlflow_template, home / "mlflow.db")
+    registry = opened(home)
+    older = toy_bundle(folder / "older", version="0.9.0", seed=9).path
+    for version, path in (("0.9.0", older), ("1.0.0", bundles["1.0.0"]), ("1.1.0", bundles["1.1.0"])):
+        registry.register_model("toy", version, path)
+    registry.transition("toy", "0.9.0", "Production", verdict=APPROVE)
+    registry.transition("toy", "1.0.0", "Production", verdict=APPROVE)
+    out = folder / "out"
+    for action in ACTIONS:
+        (out / action).mkdir(parents=True)
+    shutil.copytree(bundles["1.2.0"], out / "bundle")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(home), str(out), *ACTIONS], capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    steps = json.loads(done.stdout.splitlines()[-1])
+    assert all(len(set(names)) == len(names) for names in steps.values())
+    return {
+        action: {name: out / action / str(number) for number, name in enumerate(names)}
+        | {"whole": out / action / "whole"}
+        for action, names in steps.items()
+    }
+
+
 @pytest.fixture(autouse=True)
-def _mlflow_reads_its_migrations_once(real, monkeypatch):
+def _mlflow_reads_its_migrations_once(killed, monkeypatch):
     from mlflow.store.db import utils
 
     head = utils._get_latest_schema_revision()
     monkeypatch.setattr(utils, "_get_latest_schema_revision", lambda: head)
 
 
-@pytest.fixture
-def prepared(real, bundles) -> Path:
-    """1.0.0 was in production before 0.9.0 came; 1.1.0 is registered."""
-    older = toy_bundle(real.settings.home / "older", version="0.9.0", seed=9).path
-    for version, path in (("0.9.0", older), ("1.0.0", bundles["1.0.0"]), ("1.1.0", bundles["1.1.0"])):
-        real.register_model("toy", version, path)
-    real.transition("toy", "0.9.0", "Production", verdict=APPROVE)
-    real.transition("toy", "1.0.0", "Production", verdict=APPROVE)
-    real.store.close()
-    return real.settings.home
-
-
-def test_a_killed_promotion_is_done_or_not_begun_and_mlflow_follows(prepared, tmp_path):
-    homes = killed_at_each_step("promote", prepared, tmp_path / "out")
+def test_a_killed_promotion_is_done_or_not_begun_and_mlflow_follows(killed):
+    homes = killed["promote"]
     committed = list(homes).index("promote.committed")
     assert len(homes) >= 10
     for number, (name, home) in enumerate(homes.items()):
@@ -93,8 +100,8 @@ def test_a_killed_promotion_is_done_or_not_begun_and_mlflow_follows(prepared, tm
         assert registry.repair() == [], name
 
 
-def test_a_killed_rollback_is_done_or_not_begun_and_mlflow_follows(prepared, tmp_path):
-    homes = killed_at_each_step("rollback", prepared, tmp_path / "out")
+def test_a_killed_rollback_is_done_or_not_begun_and_mlflow_follows(killed):
+    homes = killed["rollback"]
     committed = list(homes).index("rollback.committed")
     assert len(homes) >= 6
     for number, (name, home) in enumerate(homes.items()):
@@ -106,31 +113,28 @@ def test_a_killed_rollback_is_done_or_not_begun_and_mlflow_follows(prepared, tmp
         assert registry.assignment("toy").projected, name
 
 
-def test_a_killed_registration_is_finished_or_cleaned_away_by_the_next_call(prepared, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    shutil.copytree(toy_bundle(tmp_path / "new", version="1.2.0", seed=2).path, out / "bundle")
+def test_a_killed_registration_is_finished_or_cleaned_away_by_the_next_call(killed, bundles, tmp_path):
     other = toy_bundle(tmp_path / "other", version="1.2.0", seed=77).path
-    homes = killed_at_each_step("register", prepared, out)
+    homes = killed["register"]
     committed = list(homes).index("register.committed")
     assert len(homes) >= 9
     for number, (name, home) in enumerate(homes.items()):
         registry = stand(home, production="1.0.0", generation=2)
         if number >= committed:
             with pytest.raises(VersionExistsError):
-                registry.register_model("toy", "1.2.0", out / "bundle")
+                registry.register_model("toy", "1.2.0", bundles["1.2.0"])
             assert registry.version("toy", "1.2.0").held_out == {"dataset": "toy"}
             continue
         # By turns: the same bundle again, another one under that number, or `repair`.
         assert registry.version("toy", "1.2.0").status == "reserved", name
         if number % 3 == 0:
-            registry.register_model("toy", "1.2.0", out / "bundle")
+            registry.register_model("toy", "1.2.0", bundles["1.2.0"])
         elif number % 3 == 1:
             registry.register_model("toy", "1.2.0", other)
         else:
             registry.repair()
             if registry.version("toy", "1.2.0").status == "reserved":  # killed before anything was worth finishing
-                registry.register_model("toy", "1.2.0", out / "bundle")
+                registry.register_model("toy", "1.2.0", bundles["1.2.0"])
         made = registry.tracking.client.search_model_versions("name = 'toy'")
         assert sorted(v.tags["robustidps.version"] for v in made) == ["0.9.0", "1.0.0", "1.1.0", "1.2.0"], name
         record = registry.version("toy", "1.2.0")

@@ -187,7 +187,7 @@ def test_a_judgement_of_a_state_that_is_gone_is_not_carried_out(stocked):
 
 def test_promoting_what_is_there_already_says_since_when_and_by_whom(stocked):
     stocked.transition("toy", "1.0.0", "Production", verdict=APPROVE, actor="ann", actor_source="token")
-    with pytest.raises(ConflictError, match="is in Production already .*by ann at"):
+    with pytest.raises(ConflictError, match=r"is in Production already .*by ann at"):
         promote(stocked, "1.0.0")
 
 

@@ -121,16 +121,16 @@ def test_what_sqlite_says_about_full_and_read_only_disks_is_a_storage_error(stor
 def test_a_full_disk_leaves_the_state_as_it_was(stocked):
     """A limit on the size of files stands in for the full disk: SQLite sees the same failed write."""
     script = f"""
-        import resource, signal
+        import pathlib, resource, signal
         from robustidps.errors import StorageError
         from robustidps.testing.registry import APPROVE, memory_registry
-        registry = memory_registry({str(stocked.settings.home)!r} and __import__("pathlib").Path({str(stocked.settings.home)!r}))
+        registry = memory_registry(pathlib.Path({str(stocked.settings.home)!r}))
         registry.history("toy"); registry.ledger.key.key_id
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        size = (registry.settings.home / "state.db").stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
         try:
-            registry.transition("toy", "1.0.0", "Staging", verdict=APPROVE, evidence={{"x": "y" * 200_000}}, project=False)
+            big = {{"x": "y" * 200_000}}
+            registry.transition("toy", "1.0.0", "Staging", verdict=APPROVE, evidence=big, project=False)
         except StorageError as error:
             print("refused:", error)
     """
@@ -187,7 +187,8 @@ def test_of_two_processes_that_promote_at_once_one_wins_and_the_other_is_told(st
         while not pathlib.Path(go).exists():
             time.sleep(0.002)
         try:
-            registry.transition("toy", version, "Production", verdict=APPROVE, expected_generation=generation, project=False)
+            seen = {"verdict": APPROVE, "expected_generation": generation, "project": False}
+            registry.transition("toy", version, "Production", **seen)
             print("won")
         except ConflictError as error:
             print("lost:", error)
