@@ -31,7 +31,7 @@ from pydantic import ValidationError
 from robustidps import bundle_files, parity
 from robustidps.bundle_files import Contents, canonical, digest_of, strict_json
 from robustidps.calibration import softmax
-from robustidps.errors import BundleError, RobustIDPSError, SchemaError, StorageError, VersionExistsError, printable
+from robustidps.errors import BundleError, RobustIDPSError, SchemaError, VersionExistsError, printable
 from robustidps.families import TrainedModel
 from robustidps.onnx_audit import audit
 from robustidps.onnx_graph import compose_bytes
@@ -270,7 +270,7 @@ def write_bundle(
     with _partial_folder(folder) as partial:
         work = partial / "work"
         work.mkdir()
-        with _storage_errors(folder):
+        with _disk_errors(folder):
             trained.export_onnx(work / "logits.onnx")
         model = compose_bytes(work / "logits.onnx", preprocessing, temperature)
         shutil.rmtree(work)
@@ -287,7 +287,7 @@ def write_bundle(
         for name, data in files.items():
             (partial / name).write_bytes(data)
         (partial / "native").mkdir()
-        with _storage_errors(folder):
+        with _disk_errors(folder):
             trained.save_native(partial / "native")
         _finish(partial, metadata)
         contents = bundle_files.read_folder(partial, unfinished=True)
@@ -422,22 +422,19 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 @contextmanager
-def _storage_errors(folder: Path) -> Iterator[None]:
-    """Frameworks write by themselves and wrap what the operating system says; this looks into their errors.
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Frameworks write by themselves and wrap what the operating system says in errors of their own: unwraps it.
 
     Raises:
-        StorageError: a framework couldn't write because of the disk.
+        OSError: the system refused to write; `settings.writable` around this gives it its words.
     """
     try:
         yield
     except (RobustIDPSError, OSError):
         raise
     except Exception as error:
-        for text in ("No space left", "File too large", "code: 28", "code: 27", "Read-only file system", "Disk quota"):
-            if text in f"{error} {error.__cause__} {error.__context__}":
-                raise StorageError(
-                    f"can't be written: {text.replace('code: 28', 'the disk is full')}",
-                    where=folder,
-                    remedy="free space or choose another folder (ROBUSTIDPS_HOME)",
-                ) from None
+        said = f"{error} {error.__cause__} {error.__context__}"
+        for number in (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EDQUOT, errno.EACCES):
+            if os.strerror(number) in said or re.search(rf"\b(os error|code:|Errno) {number}\b", said):
+                raise OSError(number, os.strerror(number), str(folder)) from None
         raise

@@ -238,6 +238,28 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, changes, error):
 # --- disks and kills
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("Error while serializing: I/O error: File too large (os error 27)", "file size limit"),  # safetensors
+        (
+            "[LightGBM] [Fatal] Model file model.txt is not available for writes: No space left on device",
+            "disk is full",
+        ),
+        ("Os { code: 30, kind: ReadOnlyFilesystem }", "read-only"),
+    ],
+)
+@pytest.mark.parametrize("method", ["export_onnx", "save_native"])
+def test_a_full_disk_in_the_words_of_a_framework_is_a_storage_error(tmp_path, monkeypatch, method, said, words):
+    def fail(self, path):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(TrainedLinear, method, fail)
+    with pytest.raises(StorageError, match=words):
+        write_bundle(tmp_path / "b", **parts())
+    assert leftovers(tmp_path) == []
+
+
 def run(code: str, *args: object, **popen) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **popen)
