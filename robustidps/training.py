@@ -229,12 +229,12 @@ def fit(
 
 
 def class_weights(
-    labels: npt.ArrayLike, n_classes: int, limit: float = WEIGHT_LIMIT, power: float = 0.5
+    labels: npt.ArrayLike, n_classes: int, limit: float = WEIGHT_LIMIT, power: float = 0.25
 ) -> npt.NDArray[np.float32]:
     """How much each class's rows count in training: balanced in part, clipped, mean 1 over the rows.
 
     A class with n of N rows, K classes having any, gets (N / (K n)) ** power, cut to [1/limit, limit], then all are
-    scaled so that the mean over rows is 1. `power` 1 would be scikit-learn's "balanced", 0 no weighting. Half-way
+    scaled so that the mean over rows is 1. `power` 1 would be scikit-learn's "balanced", 0 no weighting. A little
     keeps rare attacks from being ignored without charging benign traffic for it in false alarms.
 
     Returns:
