@@ -7,7 +7,8 @@ How its parts meet:
     world       the site's hosts and those outside: addresses, distances, losses, stacks
     day         one day: random streams, hours of activity, and what applications and attack runs are given
     plan        who talks to whom and what is said: flows and messages, no packets yet
-    benign_users, benign_machines, attacks/    fill the plan; one function an application or tool
+    benign_users, benign_sessions, benign_machines, attacks/
+                fill the plan; one function an application or tool
     build       the plan's messages become TCP, UDP and ICMP packets, all flows of a day at once
     pcap        packets become headers with right checksums, and a capture file
     simulate    days, truth and manifest on disk

@@ -1,4 +1,4 @@
-"""What people do: browse, watch, download, write mail, talk, log in, move files. Heavy tails, office hours, typos.
+"""What people do: look up, browse, watch, download, write mail, talk. Heavy tails and office hours.
 
 Each function adds `n` flows (a few more where one use makes several) of the application it is named for.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from robustidps.traffic.simulator.day import EVENING, OFFICE, Day, lognormal, owners
 from robustidps.traffic.simulator.plan import UDP, Array, Close, Messages, talk
 
-__all__ = ["dns", "download", "ftp", "mail", "quic", "ssh", "tls", "video", "voip", "web", "web_inbound"]
+__all__ = ["dns", "download", "mail", "pages", "quic", "tls", "video", "voip", "web", "web_inbound"]
 
 
 def tls(rng: np.random.Generator, n: int) -> Messages:
@@ -32,9 +32,9 @@ def pages(rng: np.random.Generator, n: int, rounds: float, body: float, think: f
     """Requests with cookies and their answers; pages arrive in bunches, with pauses for reading between."""
     owner = owners(rng, rounds, n, high)
     m = len(owner)
-    pause = np.where(rng.random(m) < 0.3, rng.exponential(think, m), rng.exponential(0.03, m))
-    request = lognormal(rng, 520, 0.55, m, 90, 4000)
-    posts = rng.random(m) < 0.06
+    pause = np.where(rng.random(m) < 0.4, rng.exponential(think, m), rng.exponential(0.03, m))
+    request = lognormal(rng, 430, 0.45, m, 90, 4000)
+    posts = rng.random(m) < 0.04
     request = np.where(posts, request + lognormal(rng, 1500, 1.1, m, 50, 60_000), request)
     answer = lognormal(rng, body, 1.4, m, 120, 300_000)
     slow = np.where(rng.random(m) < 0.02, rng.uniform(1, 7, m), 0)  # reports and searches that take their time
@@ -55,37 +55,57 @@ def web(day: Day, n: int) -> None:
     rng = day.rng
     closing, linger = _closings(rng, n)
     day.benign(
-        "web", tls(rng, n), pages(rng, n, 2.4, 2200, 6),
-        t0=day.times(n, OFFICE), client=day.pick("clients", n, 1.4), server=day.pick("services", n, 2.2), dport=443,
-        closing=closing, linger=linger,
-    )  # fmt: skip
+        "web",
+        tls(rng, n),
+        pages(rng, n, 2.4, 2200, 6),
+        t0=day.times(n, OFFICE),
+        client=day.pick("clients", n, 1.4),
+        server=day.pick("services", n, 2.2),
+        dport=443,
+        closing=closing,
+        linger=linger,
+    )
 
 
 def web_inbound(day: Day, n: int) -> None:
-    """Visitors of our own site: half in the clear (an old portal), among them searches, forms and API clients."""
+    """Visitors of our own site: a quarter in the clear (an old portal), among them searches, forms and API clients."""
     rng = day.rng
-    clear = n * 2 // 3
+    clear = n // 4
     closing, linger = _closings(rng, clear)
-    said = [pages(rng, clear, 2.0, 2000, 5)]
-    api = np.flatnonzero(rng.random(clear) < 0.03 + 0.06 * day.difficulty)  # long queries and form posts that come back in the answer
+    said = [pages(rng, clear, 3.0, 2000, 5)]
+    # Long queries and form posts that come back in the answer.
+    api = np.flatnonzero(rng.random(clear) < 0.01 + 0.05 * day.difficulty)
     long = lognormal(rng, 750, 0.6, len(api), 200, 5000)
     said.append(
         talk(
-            api, (0, long, rng.exponential(0.3, len(api))), (1, 1500 + long * rng.random(len(api)), rng.exponential(0.05, len(api)))
+            api,
+            (0, long, rng.exponential(0.3, len(api))),
+            (1, 1500 + long * rng.random(len(api)), rng.exponential(0.05, len(api))),
         )
-    )  # fmt: skip
-    shared = {"server": day.server(1, clear), "dport": 80}
+    )
     day.benign(
-        "web_inbound", *said, t0=day.times(clear, EVENING), client=day.pick("visitors", clear, 1.3),
-        closing=closing, linger=linger, **shared,
-    )  # fmt: skip
+        "web_inbound",
+        *said,
+        t0=day.times(clear, EVENING),
+        client=day.pick("visitors", clear, 1.3),
+        server=day.server(1, clear),
+        dport=80,
+        closing=closing,
+        linger=linger,
+    )
     rest = n - clear
     closing, linger = _closings(rng, rest)
     day.benign(
-        "web_inbound", tls(rng, rest), pages(rng, rest, 2.0, 2000, 5),
-        t0=day.times(rest, EVENING), client=day.pick("visitors", rest, 1.3), server=day.server(1, rest), dport=443,
-        closing=closing, linger=linger,
-    )  # fmt: skip
+        "web_inbound",
+        tls(rng, rest),
+        pages(rng, rest, 2.0, 2000, 5),
+        t0=day.times(rest, EVENING),
+        client=day.pick("visitors", rest, 1.3),
+        server=day.server(1, rest),
+        dport=443,
+        closing=closing,
+        linger=linger,
+    )
 
 
 def dns(day: Day, n: int) -> None:
@@ -101,15 +121,22 @@ def dns(day: Day, n: int) -> None:
     said.append(
         talk(
             both,
-            (0, name[pair], 0), (0, name[pair], rng.exponential(0.0003, len(both))),
-            (1, size[pair], slow[pair]), (1, size[pair] + rng.integers(-16, 40, len(both)), rng.exponential(0.002, len(both))),
+            (0, name[pair], 0),
+            (0, name[pair], rng.exponential(0.0003, len(both))),
+            (1, size[pair], slow[pair]),
+            (1, size[pair] + rng.integers(-16, 40, len(both)), rng.exponential(0.002, len(both))),
         )
-    )  # fmt: skip
-    retried = flows[rng.random(n) < 0.03]
+    )
+    retried = flows[rng.random(n) < 0.02]
     k = len(retried)
     said.append(
-        talk(retried, (0, name[retried], rng.choice([1.0, 2.0, 5.0], k)), (1, size[retried], slow[retried]), (1, size[retried], rng.exponential(0.01, k)))
-    )  # fmt: skip
+        talk(
+            retried,
+            (0, name[retried], rng.choice([1.0, 2.0, 5.0], k)),
+            (1, size[retried], slow[retried]),
+            (1, size[retried], rng.exponential(0.01, k)),
+        )
+    )
     outside = rng.random(n) < 0.3
     server = np.where(outside, day.pick("services", n, 6), day.server(0, n))
     client = np.where(outside & (rng.random(n) < 0.5), day.server(0, n), day.pick("clients", n))
@@ -121,11 +148,23 @@ def dns(day: Day, n: int) -> None:
         "dns",
         talk(
             owner,
-            (0, np.where(rng.random(m) < 0.3, rng.integers(60, 150, m), rng.integers(28, 70, m)), rng.exponential(2.5, m)),
-            (1, np.where(rng.random(m) < 0.3, rng.integers(200, 1100, m), lognormal(rng, 130, 0.5, m, 44, 900)), lognormal(rng, 0.01, 1, m, 0, 1)),
+            (
+                0,
+                np.where(rng.random(m) < 0.3, rng.integers(60, 150, m), rng.integers(28, 70, m)),
+                rng.exponential(2.5, m),
+            ),
+            (
+                1,
+                np.where(rng.random(m) < 0.3, rng.integers(200, 1100, m), lognormal(rng, 130, 0.5, m, 44, 900)),
+                lognormal(rng, 0.01, 1, m, 0, 1),
+            ),
         ),
-        t0=day.times(k, OFFICE), client=day.server(0, k), server=day.pick("services", k, 6), dport=53, protocol=UDP,
-    )  # fmt: skip
+        t0=day.times(k, OFFICE),
+        client=day.server(0, k),
+        server=day.pick("services", k, 6),
+        dport=53,
+        protocol=UDP,
+    )
 
 
 def quic(day: Day, n: int) -> None:
@@ -134,19 +173,30 @@ def quic(day: Day, n: int) -> None:
     owner = owners(rng, 4, n, 150, heavy=True)
     m = len(owner)
     said = [
-        talk(one, (0, 1252, 0), (1, 1252, 0.001), (1, rng.integers(600, 1252, n), 0), (0, rng.integers(40, 90, n), 0.001)),
+        talk(
+            one, (0, 1252, 0), (1, 1252, 0.001), (1, rng.integers(600, 1252, n), 0), (0, rng.integers(40, 90, n), 0.001)
+        ),
         talk(
             owner,
-            (0, rng.integers(35, 420, m), np.where(rng.random(m) < 0.2, rng.exponential(5, m), rng.exponential(0.02, m))),
+            (
+                0,
+                rng.integers(35, 420, m),
+                np.where(rng.random(m) < 0.2, rng.exponential(5, m), rng.exponential(0.02, m)),
+            ),
             (1, np.minimum(lognormal(rng, 700, 0.8, m), 1252), rng.exponential(0.01, m)),
             (1, 1252, 0.0004),
             (0, rng.integers(30, 45, m), 0.001),
         ),
-    ]  # fmt: skip
+    ]
     day.benign(
-        "quic", *said, t0=day.times(n, OFFICE), client=day.pick("clients", n, 1.4), server=day.pick("services", n, 3),
-        dport=443, protocol=UDP,
-    )  # fmt: skip
+        "quic",
+        *said,
+        t0=day.times(n, OFFICE),
+        client=day.pick("clients", n, 1.4),
+        server=day.pick("services", n, 3),
+        dport=443,
+        protocol=UDP,
+    )
 
 
 def video(day: Day, n: int) -> None:
@@ -157,10 +207,16 @@ def video(day: Day, n: int) -> None:
     chunk = lognormal(rng, 16_000, 0.6, m, 3000, 200_000)
     closing, linger = _closings(rng, n)
     day.benign(
-        "video", tls(rng, n), talk(owner, (0, rng.integers(400, 900, m), rng.uniform(1, 6, m)), (1, chunk, 0.01)),
-        t0=day.times(n, EVENING), client=day.pick("clients", n), server=day.pick("services", n, 4), dport=443,
-        closing=closing, linger=linger,
-    )  # fmt: skip
+        "video",
+        tls(rng, n),
+        talk(owner, (0, rng.integers(400, 900, m), rng.uniform(1, 6, m)), (1, chunk, 0.01)),
+        t0=day.times(n, EVENING),
+        client=day.pick("clients", n),
+        server=day.pick("services", n, 4),
+        dport=443,
+        closing=closing,
+        linger=linger,
+    )
 
 
 def download(day: Day, n: int) -> None:
@@ -169,9 +225,14 @@ def download(day: Day, n: int) -> None:
     up = rng.random(n) < 0.3  # uploads are as large
     ask = np.where(up, body, rng.integers(300, 900, n))
     day.benign(
-        "download", tls(rng, n), talk(np.arange(n), (0, ask, 0.01), (1, np.where(up, 400, body), 0.02)),
-        t0=day.times(n, OFFICE), client=day.pick("clients", n), server=day.pick("services", n), dport=443,
-    )  # fmt: skip
+        "download",
+        tls(rng, n),
+        talk(np.arange(n), (0, ask, 0.01), (1, np.where(up, 400, body), 0.02)),
+        t0=day.times(n, OFFICE),
+        client=day.pick("clients", n),
+        server=day.pick("services", n),
+        dport=443,
+    )
 
 
 def mail(day: Day, n: int) -> None:
@@ -182,11 +243,21 @@ def mail(day: Day, n: int) -> None:
     body = lognormal(rng, 6000, 1.4, smtp, 600, 300_000)
     wait = rng.exponential(0.02, (6, smtp))
     said = talk(
-        flows, (1, rng.integers(40, 110, smtp), wait[0]), (0, rng.integers(16, 40, smtp), wait[1]),
-        (1, rng.integers(90, 250, smtp), wait[2]), (0, rng.integers(30, 70, smtp), wait[3]), (1, 14, wait[4]),
-        (0, rng.integers(28, 60, smtp), wait[5]), (1, 14, 0.01), (0, 6, 0.001), (1, 37, 0.001),
-        (0, body, 0.01), (1, rng.integers(30, 80, smtp), 0.08), (0, 6, 0.001), (1, 15, 0.001),
-    )  # fmt: skip
+        flows,
+        (1, rng.integers(40, 110, smtp), wait[0]),
+        (0, rng.integers(16, 40, smtp), wait[1]),
+        (1, rng.integers(90, 250, smtp), wait[2]),
+        (0, rng.integers(30, 70, smtp), wait[3]),
+        (1, 14, wait[4]),
+        (0, rng.integers(28, 60, smtp), wait[5]),
+        (1, 14, 0.01),
+        (0, 6, 0.001),
+        (1, 37, 0.001),
+        (0, body, 0.01),
+        (1, rng.integers(30, 80, smtp), 0.08),
+        (0, 6, 0.001),
+        (1, 15, 0.001),
+    )
     day.benign(
         "mail",
         said,
@@ -200,10 +271,15 @@ def mail(day: Day, n: int) -> None:
     m = len(owner)
     news = np.where(rng.random(m) < 0.2, lognormal(rng, 9000, 1.2, m, 300, 200_000), rng.integers(80, 200, m))
     day.benign(
-        "mail", tls(rng, k), talk(owner, (0, rng.integers(60, 130, m), rng.exponential(20, m)), (1, news, 0.01)),
-        t0=day.times(k, OFFICE), client=day.pick("clients", k), server=day.server(2, k), dport=993,
+        "mail",
+        tls(rng, k),
+        talk(owner, (0, rng.integers(60, 130, m), rng.exponential(20, m)), (1, news, 0.01)),
+        t0=day.times(k, OFFICE),
+        client=day.pick("clients", k),
+        server=day.server(2, k),
+        dport=993,
         closing=rng.choice([Close.CLIENT, Close.NONE, Close.RST_CLIENT], k, p=[0.7, 0.15, 0.15]),
-    )  # fmt: skip
+    )
 
 
 def voip(day: Day, n: int) -> None:
@@ -216,92 +292,12 @@ def voip(day: Day, n: int) -> None:
     two_way = (rng.random(n) < 0.8)[owner]
     talking = two_way & (rng.random(m) < 0.5)
     day.benign(
-        "voip", talk(owner, (talking, payload, np.maximum(pause, 0.001))),
-        t0=day.times(n, OFFICE), client=day.pick("clients", n), server=day.pick("services", n, 5),
-        sport=rng.integers(16384, 32768, n), dport=rng.integers(16384, 32768, n), protocol=UDP,
-    )  # fmt: skip
-
-
-def ssh_start(rng: np.random.Generator, n: int, slow: float = 1.0) -> Messages:
-    """Banners and key exchange."""
-    flows = np.arange(n)
-    wait = rng.exponential(0.01 * slow, (4, n))
-    return talk(
-        flows, (1, rng.integers(21, 43, n), wait[0]), (0, rng.integers(21, 43, n), wait[1]),
-        (0, rng.integers(800, 1600, n), 0.001), (1, rng.integers(900, 1150, n), wait[2]),
-        (0, rng.choice([48, 80, 1210], n), 0.003), (1, rng.integers(450, 1700, n), wait[3]),
-        (0, rng.choice([16, 76, 92], n), 0.002), (0, 44, 0.001), (1, 44, 0.001),
-    )  # fmt: skip
-
-
-def ssh(day: Day, n: int) -> None:
-    """Shells, scripts, copies of files, and people who mistype their password (some give up)."""
-    rng = day.rng
-    flows = np.arange(n)
-    typo = rng.random(n) < 0.08
-    wrong = np.repeat(flows[typo], rng.integers(1, 4, typo.sum()))
-    k = len(wrong)
-    given_up = typo & (rng.random(n) < 0.1 + 0.3 * day.difficulty)
-    said = [
-        ssh_start(rng, n),
-        talk(wrong, (0, rng.choice([84, 148], k), rng.gamma(4, 0.9, k)), (1, 52, 1.8 + rng.exponential(0.4, k))),
-    ]
-    on = flows[~given_up]
-    said.append(
-        talk(on, (0, rng.integers(84, 650, len(on)), np.where(rng.random(len(on)) < 0.5, rng.gamma(4, 0.9, len(on)), 0.05)), (1, 28, rng.exponential(0.1, len(on))), (0, 112, 0.01), (1, rng.integers(44, 700, len(on)), 0.05))
-    )  # fmt: skip
-    kind = rng.choice(3, n, p=[0.35, 0.45, 0.2])  # shell, script, copy
-    for what, rounds, pause, up, down in ((0, 14, 1.2, 36, 110), (1, 3, 0.15, 200, 500), (2, 3, 0.01, 14_000, 90)):
-        mine = on[kind[on] == what]
-        owner = mine[owners(rng, rounds, len(mine), 120)]
-        m = len(owner)
-        said.append(
-            talk(owner, (0, lognormal(rng, up, 0.9, m, 36, 300_000), rng.exponential(pause, m)), (1, lognormal(rng, down, 0.9, m, 36, 60_000), rng.exponential(0.01, m)))
-        )  # fmt: skip
-    day.benign(
-        "ssh", *said, t0=day.times(n, OFFICE),
-        client=np.where(rng.random(n) < 0.4, day.pick("visitors", n, 4), day.pick("clients", n, 2)),
-        server=day.server(3, n), dport=22, closing=rng.choice([Close.CLIENT, Close.SERVER], n, p=[0.85, 0.15]),
-    )  # fmt: skip
-
-
-def ftp(day: Day, n: int) -> None:
-    """Control channels with their data channels; scripts whose password has expired; anonymous visitors."""
-    rng = day.rng
-    control = max(n // 2, 1)
-    flows = np.arange(control)
-    fails = rng.random(control) < 0.02 + 0.05 * day.difficulty
-    wait = rng.exponential(0.02, (3, control))
-    said = [
-        talk(
-            flows, (1, rng.integers(20, 90, control), wait[0]), (0, rng.integers(10, 22, control), rng.exponential(0.4, control)),
-            (1, rng.integers(31, 60, control), wait[1]), (0, rng.integers(11, 26, control), rng.exponential(0.4, control)),
-        )
-    ]  # fmt: skip
-    bad, good = flows[fails], flows[~fails]
-    said.append(
-        talk(bad, (1, rng.integers(22, 40, len(bad)), rng.uniform(0.5, 3, len(bad))), (0, 6, 0.1), (1, 14, 0.01))
+        "voip",
+        talk(owner, (talking, payload, np.maximum(pause, 0.001))),
+        t0=day.times(n, OFFICE),
+        client=day.pick("clients", n),
+        server=day.pick("services", n, 5),
+        sport=rng.integers(16384, 32768, n),
+        dport=rng.integers(16384, 32768, n),
+        protocol=UDP,
     )
-    said.append(
-        talk(good, (1, rng.integers(23, 60, len(good)), rng.exponential(0.05, len(good))), (0, 6, 0.05), (1, 19, 0.01))
-    )
-    owner = good[owners(rng, 6, len(good), 60)]
-    m = len(owner)
-    said.append(
-        talk(
-            owner,
-            (0, rng.integers(6, 40, m), rng.exponential(1.0, m)),
-            (1, rng.integers(20, 80, m), rng.exponential(0.03, m)),
-        )
-    )
-    client = np.where(rng.random(control) < 0.6, day.pick("visitors", control, 4), day.pick("clients", control))
-    t0 = day.times(control, OFFICE)
-    day.benign("ftp", *said, t0=t0, client=client, server=day.server(4, control), dport=21)
-    data = rng.choice(good if len(good) else flows, n - control)
-    k = len(data)
-    up = rng.random(k) < 0.4
-    day.benign(
-        "ftp", talk(np.arange(k), (np.where(up, 0, 1), lognormal(rng, 9000, 1.6, k, 60, 600_000), 0.01)),
-        t0=np.minimum(t0[data] + rng.uniform(1, 20, k), 86_000), client=client[data], server=day.server(4, k),
-        dport=rng.integers(50_000, 51_000, k), closing=np.where(up, Close.CLIENT, Close.SERVER),
-    )  # fmt: skip

@@ -37,6 +37,14 @@ def _pack(t: Array, flow: Array, direction: Any, flags: Any, size: Any = 0, seq:
     return out
 
 
+_WINDOWS = np.array([10 * (2**r - 1) for r in range(1, 24)])
+
+
+def _rounds(k: Array) -> Array:
+    """Round trips before segment k leaves: slow start sends 10 segments, then 20, 40, ... (RFC 6928)."""
+    return np.searchsorted(_WINDOWS, k, side="right")
+
+
 def _running(values: Array, first: Array, flow: Array) -> Array:
     """Cumulative sum within each flow; `first` is the position of a flow's first entry."""
     total = np.cumsum(values)
@@ -132,11 +140,11 @@ def _bodies(
     turn = np.where(d == 1, far[f], near[f])
     same = np.r_[False, d[1:] == d[:-1]] & ~is_first
     turn[same | (is_first & (d == 0))] = 0.0
-    turn *= rng.lognormal(0, 0.10, m)
+    turn *= 1 + np.abs(rng.normal(0, 0.12, m))
     segments = np.where(stream, np.maximum(1, -(-size // MSS)), 1)
     spacing = (MSS + 66) / bandwidth[f]
     rtt = near[f] + far[f]
-    lasting = (segments - 1) * spacing + np.floor(np.log2(1 + (segments - 1) / 10)) * rtt
+    lasting = (segments - 1) * spacing + _rounds(segments - 1) * rtt
     took = said.gap + turn
     begin = ready[f] + _running(took + lasting, first, f) - lasting
     np.maximum.at(end, f, begin + lasting)
@@ -154,7 +162,8 @@ def _bodies(
     k = np.arange(len(i)) - np.repeat(np.cumsum(segments) - segments, segments)
     last = k == segments[i] - 1
     tcp_segment = stream[i]
-    t = begin[i] + k * spacing[i] + np.floor(np.log2(1 + k / 10)) * rtt[i] + rng.exponential(20e-6, len(i))
+    due = begin[i] + k * spacing[i] + _rounds(k) * rtt[i]
+    t = due + rng.random(len(i)) * np.minimum(spacing[i], 40e-6)
     payload = np.where(tcp_segment, np.where(last, size[i] - k * MSS, MSS), size[i])
     flags = np.where(tcp_segment, np.where(last, PSH | ACK, ACK), said.flags[i])
     seq, ack = own[i] + k * MSS + 1, peer[i] + 1
@@ -174,8 +183,8 @@ def _bodies(
     acked = np.flatnonzero(tcp_segment & (((k % 2 == 1) & ~(last & follows[i])) | (alone & ~follows[i])))
     j = i[acked]
     back = np.where(d[j] == 1, near[f[j]], far[f[j]]) + np.where(alone[acked], DELAYED_ACK * rng.random(len(j)), 0)
-    parts.append(_pack(t[acked] + back, f[j], 1 - d[j], ACK, 0, ack[acked], seq[acked] + payload[acked]))
-    np.maximum.at(end, f[j], t[acked] + back)
+    parts.append(_pack(due[acked] + back, f[j], 1 - d[j], ACK, 0, ack[acked], seq[acked] + payload[acked]))
+    np.maximum.at(end, f[j], due[acked] + back)
     return parts, end, sent
 
 

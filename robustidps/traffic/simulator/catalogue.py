@@ -1,6 +1,6 @@
 """What the simulator can show: benign applications with their share, attack classes with their tools.
 
-A name here has a function of the same name in `benign_users`, `benign_machines` or one of `attacks`.
+A name here has a function of the same name in `benign_users`, `benign_sessions`, `benign_machines` or one of `attacks`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ __all__ = ["APPLICATIONS", "BENIGN", "CLASSES", "SHARES", "TOOLS"]
 BENIGN = "Benign"
 
 APPLICATIONS: dict[str, float] = {
-    "web": 0.200,
-    "web_inbound": 0.130,
+    "web": 0.261,
+    "web_inbound": 0.092,
     "dns": 0.190,
     "quic": 0.065,
     "video": 0.012,
@@ -28,8 +28,8 @@ APPLICATIONS: dict[str, float] = {
     "health": 0.030,
     "database": 0.045,
     "logging": 0.015,
-    "failed": 0.030,
-    "mirrored": 0.004,
+    "failed": 0.013,
+    "mirrored": 0.001,
 }
 """Benign applications and their shares of benign flows on a working day."""
 

@@ -65,10 +65,10 @@ def capture_bytes(packets: Array, flows: dict[str, Array], world: World, day_sta
     rng = np.random.default_rng(seed)
     isn = rng.integers(0, 2**32, (2, len(flows["t0"])), dtype=np.int64)
     host = {c: np.asarray(v) for c, v in world.columns.items()}
-    pieces = []
-    for start in range(0, len(packets), _CHUNK):
-        pieces.append(_records(packets[start : start + _CHUNK], flows, host, isn, day_start, rng))
-    return pieces
+    return [
+        _records(packets[start : start + _CHUNK], flows, host, isn, day_start, rng)
+        for start in range(0, len(packets), _CHUNK)
+    ]
 
 
 def _records(

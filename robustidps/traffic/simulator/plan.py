@@ -59,7 +59,7 @@ class Messages:
 def talk(owner: Array, *steps: tuple[Any, ...]) -> Messages:
     """For every entry of `owner` (a flow's index) the same steps: (direction, bytes, pause in seconds[, flags]).
 
-    Bytes, pauses and flags are numbers or arrays of `owner`'s length; direction is 0 from the client, 1 from the server.
+    Bytes, pauses and flags are numbers or arrays of `owner`'s length; direction: 0 from the client, 1 from the server.
     """
     m, k = len(owner), len(steps)
     out = [np.empty((m, k)) for _ in range(4)]

@@ -60,7 +60,7 @@ class SimulatorSettings(BaseModel):
     days: int = Field(default=14, ge=1, le=366)
     packets_per_day: int = Field(default=32_000, ge=500, le=5_000_000, description="approximate")
     prevalence: float = Field(default=0.36, ge=0.0, le=0.95)
-    difficulty: float = Field(default=0.5, ge=0.0, le=1.0)
+    difficulty: float = Field(default=0.3, ge=0.0, le=1.0)
     drift: tuple[ServiceChange, ...] = ()
     new_tools: Mapping[str, int] = Field(default_factory=dict)
     without_tools: tuple[str, ...] = ()

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from robustidps.errors import StorageError
 from robustidps.progress import Progress, silent
 from robustidps.settings import writable
-from robustidps.traffic.simulator import benign_machines, benign_users, build, pcap
+from robustidps.traffic.simulator import benign_machines, benign_sessions, benign_users, build, pcap
 from robustidps.traffic.simulator.attacks import tool as attack_tool
 from robustidps.traffic.simulator.catalogue import APPLICATIONS, CLASSES, SHARES
 from robustidps.traffic.simulator.day import Day, Run, stream
@@ -51,6 +52,17 @@ class Simulation:
     packets: tuple[int, ...]
     manifest: dict[str, Any]
 
+    def facts(self) -> dict[str, Any]:
+        """What there is, for a page."""
+        return {
+            "folder": str(self.folder),
+            "captures": len(self.captures),
+            "packets": sum(self.packets),
+            "bytes": sum(path.stat().st_size for path in self.captures),
+            "simulator": SIMULATOR_VERSION,
+            "settings": self.settings.digest[:16],
+        }
+
     def truth(self, day: int) -> Truth:
         """Who did what on a day, for `labels.join`."""
         return read_truth(self.captures[day].with_suffix(".truth.npz"))
@@ -67,9 +79,10 @@ def day_plan(settings: SimulatorSettings, number: int) -> Day:
     whole = sum(shares.values())
     for name, share in shares.items():
         rate = 0.45 if day.is_weekend and name in _OFFICE_APPLICATIONS else 1.0
-        n = max(round(flows * (1 - settings.prevalence) * share / whole * rate), 2)
+        n = max(round(flows * (1 - settings.prevalence) * share / whole * rate), 1)
         day.rng = stream(settings, number, name)
-        getattr(benign_users if hasattr(benign_users, name) else benign_machines, name)(day, n)
+        module = next(m for m in (benign_users, benign_sessions, benign_machines) if name in m.__all__)
+        getattr(module, name)(day, n)
     for label, share in SHARES.items():
         tools = settings.tools(label, number)
         if not tools or not settings.prevalence:
@@ -80,9 +93,14 @@ def day_plan(settings: SimulatorSettings, number: int) -> Day:
             name = tools[(offset + number * RUNS + k) % len(tools)]
             size = flows * settings.prevalence * share / RUNS * float(rng.lognormal(0, 0.2))
             run = Run(
-                day, label, name, f"{label}/day{number:02d}/{k}", max(round(size), 4), rng,
+                day,
+                label,
+                name,
+                f"{label}/day{number:02d}/{k}",
+                max(round(size), 4),
+                rng,
                 float(np.clip(rng.normal(day.difficulty, 0.22), 0, 1)),
-            )  # fmt: skip
+            )
             attack_tool(name)(run)
     return day
 
@@ -202,7 +220,8 @@ def simulate(settings: SimulatorSettings, folder: Path, *, progress: Progress = 
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(part.with_suffix(".old"), ignore_errors=True)
     made = _open(home, settings)
-    assert made is not None
+    if made is None:
+        raise StorageError("was changed while it was made", where=home, remedy="make it again, elsewhere if need be")
     return made
 
 

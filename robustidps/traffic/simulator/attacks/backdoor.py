@@ -35,11 +35,33 @@ def https_beacon(run: Run) -> None:
     more = owners(rng, 2.6 - 1.2 * run.mimic, n, 6)
     m = len(more)
     run.add(
-        talk(flows, (0, hello, 0.001), (1, flight, rng.exponential(0.002, n)), (0, rng.integers(90, 130), 0.002), (1, int(rng.integers(50, 280)), 0.001)),
-        talk(more, (0, ask + rng.integers(0, 17, m), np.where(np.r_[False, more[1:] == more[:-1]], rng.uniform(5, 60, m), 0.002)), (1, answer, rng.exponential(0.01, m))),
-        talk(flows[task], (1, lognormal(rng, 3000, 1, int(task.sum()), 200, 60_000), 0.01), (0, lognormal(rng, 2500, 1.2, int(task.sum()), 100, 90_000), rng.exponential(2, int(task.sum())))),
-        t0=t0, client=client, server=server, dport=rng.choice([443, 8443]), closing=rng.choice([Close.CLIENT, Close.RST_CLIENT], n),
-    )  # fmt: skip
+        talk(
+            flows,
+            (0, hello, 0.001),
+            (1, flight, rng.exponential(0.002, n)),
+            (0, rng.integers(90, 130), 0.002),
+            (1, int(rng.integers(50, 280)), 0.001),
+        ),
+        talk(
+            more,
+            (
+                0,
+                ask + rng.integers(0, 17, m),
+                np.where(np.r_[False, more[1:] == more[:-1]], rng.uniform(5, 60, m), 0.002),
+            ),
+            (1, answer, rng.exponential(0.01, m)),
+        ),
+        talk(
+            flows[task],
+            (1, lognormal(rng, 3000, 1, int(task.sum()), 200, 60_000), 0.01),
+            (0, lognormal(rng, 2500, 1.2, int(task.sum()), 100, 90_000), rng.exponential(2, int(task.sum()))),
+        ),
+        t0=t0,
+        client=client,
+        server=server,
+        dport=rng.choice([443, 8443]),
+        closing=rng.choice([Close.CLIENT, Close.RST_CLIENT], n),
+    )
 
 
 def reverse_shell(run: Run) -> None:
@@ -50,10 +72,17 @@ def reverse_shell(run: Run) -> None:
     m = len(owner)
     run.add(
         talk(np.arange(n), (0, rng.integers(30, 130, n), 0.01)),
-        talk(owner, (1, rng.integers(3, 60, m), lognormal(rng, 3, 1.0, m, 0.2, 100)), (0, lognormal(rng, 260, 1.3, m, 10, 30_000), rng.exponential(0.05, m))),
-        t0=t0, client=client, server=server, dport=rng.choice([4444, 443, 53]),
+        talk(
+            owner,
+            (1, rng.integers(3, 60, m), lognormal(rng, 3, 1.0, m, 0.2, 100)),
+            (0, lognormal(rng, 260, 1.3, m, 10, 30_000), rng.exponential(0.05, m)),
+        ),
+        t0=t0,
+        client=client,
+        server=server,
+        dport=rng.choice([4444, 443, 53]),
         closing=rng.choice([Close.RST_CLIENT, Close.NONE, Close.CLIENT], n),
-    )  # fmt: skip
+    )
 
 
 def keepalive_rat(run: Run) -> None:
@@ -67,10 +96,18 @@ def keepalive_rat(run: Run) -> None:
     begins = rng.random(n) < 0.35
     run.add(
         talk(np.flatnonzero(begins), (0, int(rng.integers(80, 400)), 0.01), (1, int(rng.integers(8, 60)), 0.01)),
-        talk(owner, (1, size, every), (0, size + np.where(rng.random(m) < 0.2, rng.integers(0, 200, m), 0), rng.exponential(0.01, m))),
-        t0=t0, client=client, server=server, dport=int(rng.choice([8080, 1883, 5555])),
-        opening=np.where(begins, Open.FULL, Open.NONE), closing=Close.NONE,
-    )  # fmt: skip
+        talk(
+            owner,
+            (1, size, every),
+            (0, size + np.where(rng.random(m) < 0.2, rng.integers(0, 200, m), 0), rng.exponential(0.01, m)),
+        ),
+        t0=t0,
+        client=client,
+        server=server,
+        dport=int(rng.choice([8080, 1883, 5555])),
+        opening=np.where(begins, Open.FULL, Open.NONE),
+        closing=Close.NONE,
+    )
 
 
 def icmp_rat(run: Run) -> None:
@@ -85,5 +122,8 @@ def icmp_rat(run: Run) -> None:
     pause = rng.uniform(0.6, 6) * rng.lognormal(0, 0.4, m)
     run.add(
         talk(owner, (0, ask, pause, 8 << 8), (1, answer, 0.0, 0)),
-        t0=t0, client=client, server=server, protocol=ICMP,
-    )  # fmt: skip
+        t0=t0,
+        client=client,
+        server=server,
+        protocol=ICMP,
+    )

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from robustidps.traffic.simulator.benign_users import ssh_start
+from robustidps.traffic.simulator.benign_sessions import ssh_start
 from robustidps.traffic.simulator.day import Run
 from robustidps.traffic.simulator.plan import Array, Close, talk
 
 __all__ = [
-    "hydra_ftp", "hydra_ssh", "medusa_ftp", "medusa_ssh", "patator_ftp", "patator_ssh", "slow_ftp", "slow_ssh",
-]  # fmt: skip
+    "hydra_ftp",
+    "hydra_ssh",
+    "medusa_ftp",
+    "medusa_ssh",
+    "patator_ftp",
+    "patator_ssh",
+    "slow_ftp",
+    "slow_ssh",
+]
 
 
 def _pause(run: Run, m: int, fast: float) -> Array:
@@ -32,12 +39,20 @@ def _ssh(run: Run, tries: Array, fast: float, seconds: float, abrupt: float, hos
         library.size = np.where((library.direction == 0) & (library.size > 700), rng.integers(560, 900), library.size)
     asks = talk(np.arange(n), (0, 64, 0.002), (1, 52, 0.01))
     run.add(
-        library, asks,
+        library,
+        asks,
         talk(owner, (0, password, _pause(run, m, fast)), (1, 52, 1.6 + rng.gamma(2, 0.25, m))),
-        t0=run.spread(n, seconds), client=run.attacker(n, hosts), server=run.target(3, n), dport=22,
-        closing=np.where(rng.random(n) < abrupt, rng.choice([Close.RST_CLIENT, Close.FIN_RST], n), rng.choice([Close.CLIENT, Close.SERVER], n)),
+        t0=run.spread(n, seconds),
+        client=run.attacker(n, hosts),
+        server=run.target(3, n),
+        dport=22,
+        closing=np.where(
+            rng.random(n) < abrupt,
+            rng.choice([Close.RST_CLIENT, Close.FIN_RST], n),
+            rng.choice([Close.CLIENT, Close.SERVER], n),
+        ),
         linger=rng.exponential(0.05, n),
-    )  # fmt: skip
+    )
 
 
 def hydra_ssh(run: Run) -> None:
@@ -66,14 +81,20 @@ def _ftp(run: Run, tries: Array, fast: float, seconds: float, quits: float, host
     run.add(
         talk(np.arange(n), (1, rng.integers(20, 90), rng.exponential(0.03, n))),
         talk(
-            owner, (0, user + rng.integers(0, 3, m), _pause(run, m, fast)), (1, 34 + rng.integers(0, 3, m), rng.exponential(0.004, m)),
-            (0, rng.integers(11, 26, m), rng.exponential(0.002 + fast * 0.1, m)), (1, 22, rng.uniform(0.4, 3.2) * rng.lognormal(0, 0.2, m)),
+            owner,
+            (0, user + rng.integers(0, 3, m), _pause(run, m, fast)),
+            (1, 34 + rng.integers(0, 3, m), rng.exponential(0.004, m)),
+            (0, rng.integers(11, 26, m), rng.exponential(0.002 + fast * 0.1, m)),
+            (1, 22, rng.uniform(0.4, 3.2) * rng.lognormal(0, 0.2, m)),
         ),
         talk(leaving, (0, 6, 0.01), (1, 14, 0.005)),
-        t0=run.spread(n, seconds), client=run.attacker(n, hosts), server=run.target(4, n), dport=21,
+        t0=run.spread(n, seconds),
+        client=run.attacker(n, hosts),
+        server=run.target(4, n),
+        dport=21,
         closing=rng.choice([Close.CLIENT, Close.SERVER, Close.RST_CLIENT], n, p=[0.5, 0.2, 0.3]),
         linger=rng.exponential(0.02, n),
-    )  # fmt: skip
+    )
 
 
 def hydra_ftp(run: Run) -> None:

@@ -13,9 +13,19 @@ from robustidps.traffic.simulator.day import Run, lognormal, owners
 from robustidps.traffic.simulator.plan import ICMP, UDP, Array, Close, Open, talk
 
 __all__ = [
-    "ack_flood", "blacknurse", "dns_amplification", "hping_icmp", "hping_syn", "http_flood", "ntp_amplification",
-    "ping_flood", "smurf", "spoofed_syn", "udp_plain", "udp_random",
-]  # fmt: skip
+    "ack_flood",
+    "blacknurse",
+    "dns_amplification",
+    "hping_icmp",
+    "hping_syn",
+    "http_flood",
+    "ntp_amplification",
+    "ping_flood",
+    "smurf",
+    "spoofed_syn",
+    "udp_plain",
+    "udp_random",
+]
 
 
 def _sources(run: Run, spoofed: bool) -> Array:
@@ -38,10 +48,18 @@ def hping_syn(run: Run) -> None:
     far, near = 0.001, 0.08
     reply = talk(flows, (1, 0, far, SYN | ACK), (0, 0, near, RST))
     run.add(
-        talk(owner, (0, size, _pace(run, m, 0.12), SYN)), reply,
-        t0=run.spread(n, 900), client=_sources(run, False), server=run.target(1, n), sport=rng.integers(1024, 65535, n),
-        dport=80, opening=Open.NONE, closing=Close.NONE, syn_options=0, delay=rng.lognormal(0, 0.3, n),
-    )  # fmt: skip
+        talk(owner, (0, size, _pace(run, m, 0.12), SYN)),
+        reply,
+        t0=run.spread(n, 900),
+        client=_sources(run, False),
+        server=run.target(1, n),
+        sport=rng.integers(1024, 65535, n),
+        dport=80,
+        opening=Open.NONE,
+        closing=Close.NONE,
+        syn_options=0,
+        delay=rng.lognormal(0, 0.3, n),
+    )
 
 
 def spoofed_syn(run: Run) -> None:
@@ -49,12 +67,16 @@ def spoofed_syn(run: Run) -> None:
     rng, n = run.rng, run.n
     overwhelmed = rng.random(n) < 0.3
     run.add(
-        t0=run.spread(n, 1200), client=_sources(run, True), server=run.target(1, n), sport=rng.integers(1024, 65535, n),
-        dport=rng.choice([80, 443], n), opening=np.where(overwhelmed, Open.SILENT, Open.UNANSWERED),
+        t0=run.spread(n, 1200),
+        client=_sources(run, True),
+        server=run.target(1, n),
+        sport=rng.integers(1024, 65535, n),
+        dport=rng.choice([80, 443], n),
+        opening=np.where(overwhelmed, Open.SILENT, Open.UNANSWERED),
         tries=np.where(overwhelmed, rng.integers(2, 5, n), rng.integers(3, 7, n)),
         backoff=np.where(overwhelmed, rng.exponential(0.4, n), 1 + rng.random(n) * 0.04),
-        syn_options=int(rng.choice([0, 4, 20])) if run.mimic > 0.3 else 0,
-    )  # fmt: skip
+        syn_options=int(rng.choice([0, 4, 20], p=[0.4, 0.4, 0.2])),
+    )
 
 
 def ack_flood(run: Run) -> None:
@@ -68,9 +90,13 @@ def ack_flood(run: Run) -> None:
     run.add(
         talk(owner, (0, size, _pace(run, m, 0.05), np.where(data, PSH | ACK, ACK))),
         talk(reset, (1, 0, 0.0, RST)),
-        t0=run.spread(n, 900), client=_sources(run, rng.random() < 0.5), server=run.target(1, n),
-        dport=rng.choice([80, 443], n), opening=Open.NONE, closing=Close.NONE,
-    )  # fmt: skip
+        t0=run.spread(n, 900),
+        client=_sources(run, rng.random() < 0.5),
+        server=run.target(1, n),
+        dport=rng.choice([80, 443], n),
+        opening=Open.NONE,
+        closing=Close.NONE,
+    )
 
 
 def http_flood(run: Run) -> None:
@@ -84,10 +110,17 @@ def http_flood(run: Run) -> None:
     asked = talk(owner, (0, size, _pace(run, m, 0.02)))
     answers = talk(owner[served], (1, answer[served], rng.exponential(0.6, int(served.sum()))))
     run.add(
-        asked, answers, t0=run.spread(n, 900), client=_sources(run, True), server=run.target(1, n), dport=80,
-        closing=rng.choice([Close.RST_CLIENT, Close.RST_SERVER, Close.NONE, Close.CLIENT], n, p=[0.35, 0.25, 0.25, 0.15]),
+        asked,
+        answers,
+        t0=run.spread(n, 900),
+        client=_sources(run, True),
+        server=run.target(1, n),
+        dport=80,
+        closing=rng.choice(
+            [Close.RST_CLIENT, Close.RST_SERVER, Close.NONE, Close.CLIENT], n, p=[0.35, 0.25, 0.25, 0.15]
+        ),
         linger=rng.exponential(0.8, n),
-    )  # fmt: skip
+    )
 
 
 def udp_plain(run: Run) -> None:
@@ -97,10 +130,14 @@ def udp_plain(run: Run) -> None:
     m = len(owner)
     size = rng.integers(1, 1400) + np.rint(rng.normal(0, 60 * run.mimic, m))
     run.add(
-        talk(owner, (0, np.maximum(size, 1), _pace(run, m, 0.008))), t0=run.spread(n, 900), client=_sources(run, False),
-        server=run.target(int(rng.integers(0, 8)), n), dport=int(rng.integers(1, 65535)), protocol=UDP,
+        talk(owner, (0, np.maximum(size, 1), _pace(run, m, 0.008))),
+        t0=run.spread(n, 900),
+        client=_sources(run, False),
+        server=run.target(int(rng.integers(0, 8)), n),
+        dport=int(rng.integers(1, 65535)),
+        protocol=UDP,
         sport=rng.integers(1024, 65535, n),
-    )  # fmt: skip
+    )
 
 
 def udp_random(run: Run) -> None:
@@ -109,10 +146,14 @@ def udp_random(run: Run) -> None:
     owner = owners(rng, 3, n, 25)
     m = len(owner)
     run.add(
-        talk(owner, (0, rng.integers(1, 1440, m), _pace(run, m, 0.02))), t0=run.spread(n, 900),
-        client=_sources(run, True), server=run.target(int(rng.integers(0, 8)), n), dport=rng.integers(1, 65535, n),
-        protocol=UDP, sport=rng.integers(1024, 65535, n),
-    )  # fmt: skip
+        talk(owner, (0, rng.integers(1, 1440, m), _pace(run, m, 0.02))),
+        t0=run.spread(n, 900),
+        client=_sources(run, True),
+        server=run.target(int(rng.integers(0, 8)), n),
+        dport=rng.integers(1, 65535, n),
+        protocol=UDP,
+        sport=rng.integers(1024, 65535, n),
+    )
 
 
 def dns_amplification(run: Run) -> None:
@@ -122,9 +163,14 @@ def dns_amplification(run: Run) -> None:
     m = len(owner)
     size = np.minimum(lognormal(rng, 1100 - 500 * run.mimic, 0.3, n, 150)[owner] + rng.integers(-20, 20, m), 1472)
     run.add(
-        talk(owner, (0, np.maximum(size, 60), _pace(run, m, 0.03))), t0=run.spread(n, 900), client=_sources(run, True),
-        server=run.target(1, n), sport=53, dport=rng.integers(1024, 65535, n), protocol=UDP,
-    )  # fmt: skip
+        talk(owner, (0, np.maximum(size, 60), _pace(run, m, 0.03))),
+        t0=run.spread(n, 900),
+        client=_sources(run, True),
+        server=run.target(1, n),
+        sport=53,
+        dport=rng.integers(1024, 65535, n),
+        protocol=UDP,
+    )
 
 
 def ntp_amplification(run: Run) -> None:
@@ -135,9 +181,13 @@ def ntp_amplification(run: Run) -> None:
     run.add(
         talk(owner, (0, 440, _pace(run, len(owner), 0.004))),
         talk(tail, (0, rng.integers(1, 7, len(tail)) * 72 + 8, 0.002)),
-        t0=run.spread(n, 900), client=_sources(run, True), server=run.target(1, n), sport=123,
-        dport=rng.choice([80, 443, 53], n), protocol=UDP,
-    )  # fmt: skip
+        t0=run.spread(n, 900),
+        client=_sources(run, True),
+        server=run.target(1, n),
+        sport=123,
+        dport=rng.choice([80, 443, 53], n),
+        protocol=UDP,
+    )
 
 
 def _icmp(
@@ -154,9 +204,14 @@ def _icmp(
         first = np.r_[0, np.flatnonzero(np.diff(owner)) + 1]
         said.append(talk(who, (1, size[first][who], 0.0, 0)))
     run.add(
-        *said, t0=run.spread(n, 900), client=_sources(run, True), server=run.target(int(rng.integers(0, 4)), n),
-        sport=0, dport=0, protocol=ICMP,
-    )  # fmt: skip
+        *said,
+        t0=run.spread(n, 900),
+        client=_sources(run, True),
+        server=run.target(int(rng.integers(0, 4)), n),
+        sport=0,
+        dport=0,
+        protocol=ICMP,
+    )
 
 
 def hping_icmp(run: Run) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from robustidps.traffic.simulator.build import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG
 from robustidps.traffic.simulator.day import Run
-from robustidps.traffic.simulator.plan import ICMP, NULL, UDP, Array, Close, Open, talk
+from robustidps.traffic.simulator.plan import ICMP, NULL, UDP, Array, Close, Messages, Open, talk
 
 __all__ = ["masscan", "nmap_connect", "nmap_os", "nmap_syn", "sinfp", "slow_scan", "xprobe"]
 
@@ -34,9 +34,16 @@ def _scanned(run: Run, t0: Array, openings: Array, tries: Array, backoff: Array,
         np.concatenate([run.world.groups["servers"], run.world.groups["clients"][:40]]), int(rng.integers(1, 6))
     )
     run.add(
-        t0=t0, client=client, server=rng.choice(targets, n), opening=openings, tries=tries, backoff=backoff,
-        closing=Close.NONE, delay=rng.lognormal(0, 0.35, n), **columns,
-    )  # fmt: skip
+        t0=t0,
+        client=client,
+        server=rng.choice(targets, n),
+        opening=openings,
+        tries=tries,
+        backoff=backoff,
+        closing=Close.NONE,
+        delay=rng.lognormal(0, 0.35, n),
+        **columns,
+    )
 
 
 def nmap_syn(run: Run) -> None:
@@ -45,10 +52,15 @@ def nmap_syn(run: Run) -> None:
     kind = rng.choice(3, n, p=[0.2, 0.45, 0.35])
     backoff = rng.uniform(0.1, 1.3) * rng.lognormal(0, 0.15, n)
     _scanned(
-        run, run.spread(n, 60 + 900 * run.mimic), np.choose(kind, [Open.HALF, Open.REFUSED, Open.SILENT]),
-        np.where(kind == 2, rng.choice([1, 2, 3], n, p=[0.15, 0.6, 0.25]), 1), backoff,
-        sport=int(rng.integers(33_000, 65_000)), dport=_ports(run, n, rng.random() < 0.4), syn_options=4,
-    )  # fmt: skip
+        run,
+        run.spread(n, 60 + 900 * run.mimic),
+        np.choose(kind, [Open.HALF, Open.REFUSED, Open.SILENT]),
+        np.where(kind == 2, rng.choice([1, 2, 3], n, p=[0.15, 0.6, 0.25]), 1),
+        backoff,
+        sport=int(rng.integers(33_000, 65_000)),
+        dport=_ports(run, n, rng.random() < 0.4),
+        syn_options=4,
+    )
 
 
 def nmap_connect(run: Run) -> None:
@@ -58,11 +70,17 @@ def nmap_connect(run: Run) -> None:
     openings = np.choose(kind, [Open.FULL, Open.REFUSED, Open.SILENT])
     client = run.attacker(n)
     run.add(
-        t0=run.spread(n, 120 + 900 * run.mimic), client=client, server=rng.choice(run.world.groups["servers"], n),
-        opening=openings, tries=np.where(kind == 2, rng.integers(2, 4, n), 1), backoff=1 + rng.random(n) * 0.02,
-        closing=rng.choice([Close.RST_CLIENT, Close.CLIENT], n, p=[0.8, 0.2]), linger=rng.exponential(0.001, n),
-        dport=_ports(run, n, rng.random() < 0.4), delay=rng.lognormal(0, 0.35, n),
-    )  # fmt: skip
+        t0=run.spread(n, 120 + 900 * run.mimic),
+        client=client,
+        server=rng.choice(run.world.groups["servers"], n),
+        opening=openings,
+        tries=np.where(kind == 2, rng.integers(2, 4, n), 1),
+        backoff=1 + rng.random(n) * 0.02,
+        closing=rng.choice([Close.RST_CLIENT, Close.CLIENT], n, p=[0.8, 0.2]),
+        linger=rng.exponential(0.001, n),
+        dport=_ports(run, n, rng.random() < 0.4),
+        delay=rng.lognormal(0, 0.35, n),
+    )
 
 
 def masscan(run: Run) -> None:
@@ -70,10 +88,15 @@ def masscan(run: Run) -> None:
     rng, n = run.rng, run.n
     kind = rng.choice(3, n, p=[0.15, 0.45, 0.4])
     _scanned(
-        run, run.spread(n, 90), np.choose(kind, [Open.HALF, Open.REFUSED, Open.SILENT]),
-        np.where(kind > 0, rng.choice([1, 2], n, p=[0.4, 0.6]), 1), rng.uniform(5, 12) * rng.lognormal(0, 0.1, n),
-        sport=rng.integers(40_000, 65_000, n), dport=_ports(run, n, False), syn_options=0,
-    )  # fmt: skip
+        run,
+        run.spread(n, 90),
+        np.choose(kind, [Open.HALF, Open.REFUSED, Open.SILENT]),
+        np.where(kind > 0, rng.choice([1, 2], n, p=[0.4, 0.6]), 1),
+        rng.uniform(5, 12) * rng.lognormal(0, 0.1, n),
+        sport=rng.integers(40_000, 65_000, n),
+        dport=_ports(run, n, False),
+        syn_options=0,
+    )
 
 
 def slow_scan(run: Run) -> None:
@@ -81,18 +104,28 @@ def slow_scan(run: Run) -> None:
     rng, n = run.rng, run.n
     kind = rng.choice(3, n, p=[0.3, 0.45, 0.25])
     _scanned(
-        run, run.spread(n, 20_000), np.choose(kind, [Open.HALF, Open.REFUSED, Open.SILENT]),
-        np.where(kind == 2, rng.integers(1, 4, n), 1), rng.uniform(1, 15) * rng.lognormal(0, 0.2, n),
-        sport=rng.integers(32_768, 61_000, n), dport=_ports(run, n, False), syn_options=12 if run.mimic > 0.5 else 4,
-    )  # fmt: skip
+        run,
+        run.spread(n, 20_000),
+        np.choose(kind, [Open.HALF, Open.REFUSED, Open.SILENT]),
+        np.where(kind == 2, rng.integers(1, 4, n), 1),
+        rng.uniform(1, 15) * rng.lognormal(0, 0.2, n),
+        sport=rng.integers(32_768, 61_000, n),
+        dport=_ports(run, n, False),
+        syn_options=12 if run.mimic > 0.5 else 4,
+    )
 
 
-def _fingerprint(run: Run, t0: Array, target: Array, client: Array, *messages: object, **columns: object) -> None:
+def _fingerprint(run: Run, t0: Array, target: Array, client: Array, *messages: Messages, **columns: object) -> None:
     rng, n = run.rng, len(t0)
     run.add(
-        *messages, t0=t0 + rng.exponential(0.003, n), client=client, server=target,
-        delay=rng.lognormal(0, 0.35, n), closing=Close.NONE, **columns,
-    )  # fmt: skip
+        *messages,
+        t0=t0 + rng.exponential(0.003, n),
+        client=client,
+        server=target,
+        delay=rng.lognormal(0, 0.35, n),
+        closing=Close.NONE,
+        **columns,
+    )
 
 
 def _targets(run: Run, flows_each: int, seconds: float) -> tuple[Array, Array, Array]:
@@ -110,9 +143,15 @@ def nmap_os(run: Run) -> None:
     open_port, closed = int(rng.choice([22, 80, 443, 445])), int(rng.integers(30_000, 45_000))
     for k in range(6):
         _fingerprint(
-            run, t0 + k * 0.1, target, client, sport=int(rng.integers(33_000, 60_000)), dport=open_port,
-            opening=Open.HALF, syn_options=20 if k < 5 else 12,
-        )  # fmt: skip
+            run,
+            t0 + k * 0.1,
+            target,
+            client,
+            sport=int(rng.integers(33_000, 60_000)),
+            dport=open_port,
+            opening=Open.HALF,
+            syn_options=20 if k < 5 else 12,
+        )
     flows = np.arange(n)
     crafted = (
         (open_port, SYN | ECE | CWR, SYN | ACK | ECE, RST, 20),
@@ -131,9 +170,16 @@ def nmap_os(run: Run) -> None:
         if then:
             said.append(talk(flows, (0, 0, 0.0, then)))
         _fingerprint(
-            run, t0 + 0.7 + 0.03 * k, target, client, *said, sport=int(rng.integers(33_000, 60_000)), dport=port,
-            opening=Open.NONE, syn_options=options,
-        )  # fmt: skip
+            run,
+            t0 + 0.7 + 0.03 * k,
+            target,
+            client,
+            *said,
+            sport=int(rng.integers(33_000, 60_000)),
+            dport=port,
+            opening=Open.NONE,
+            syn_options=options,
+        )
     echo = [
         (0, 120, 0.0, 8 << 8 | 9),
         (1, 120, 0.0, 0),
@@ -142,7 +188,16 @@ def nmap_os(run: Run) -> None:
         (1, 328, 0.05, 3 << 8 | 3),
     ]
     _fingerprint(run, t0 + 0.65, target, client, talk(flows, *echo), protocol=ICMP)
-    _fingerprint(run, t0 + 0.7, target, client, talk(flows, (0, 300, 0.0)), protocol=UDP, sport=int(rng.integers(33_000, 60_000)), dport=closed)  # fmt: skip
+    _fingerprint(
+        run,
+        t0 + 0.7,
+        target,
+        client,
+        talk(flows, (0, 300, 0.0)),
+        protocol=UDP,
+        sport=int(rng.integers(33_000, 60_000)),
+        dport=closed,
+    )
 
 
 def xprobe(run: Run) -> None:
@@ -151,14 +206,35 @@ def xprobe(run: Run) -> None:
     t0, target, client = _targets(run, 4, 600 + 4000 * run.mimic)
     flows = np.arange(len(t0))
     wait = rng.exponential(0.02, (4, len(t0)))
-    probes = [(0, 12, wait[0], 8 << 8 | 123), (1, 12, 0.0, 0), (0, 12, 0.3 + wait[1], 13 << 8), (0, 12, 0.3 + wait[2], 17 << 8), (1, 68, 0.4 + wait[3], 3 << 8 | 3)]  # fmt: skip
+    probes = [
+        (0, 12, wait[0], 8 << 8 | 123),
+        (1, 12, 0.0, 0),
+        (0, 12, 0.3 + wait[1], 13 << 8),
+        (0, 12, 0.3 + wait[2], 17 << 8),
+        (1, 68, 0.4 + wait[3], 3 << 8 | 3),
+    ]
     _fingerprint(run, t0, target, client, talk(flows, *probes), protocol=ICMP)
-    _fingerprint(run, t0 + 1, target, client, talk(flows, (0, 70, 0.0), (0, 70, 1 + wait[0])), protocol=UDP, sport=53, dport=65535)  # fmt: skip
+    _fingerprint(
+        run,
+        t0 + 1,
+        target,
+        client,
+        talk(flows, (0, 70, 0.0), (0, 70, 1 + wait[0])),
+        protocol=UDP,
+        sport=53,
+        dport=65535,
+    )
     for k, opening in ((0, Open.HALF), (1, Open.REFUSED)):
         _fingerprint(
-            run, t0 + 2 + k, target, client, sport=int(rng.integers(33_000, 60_000)), dport=(80, 65535)[k],
-            opening=opening, syn_options=20,
-        )  # fmt: skip
+            run,
+            t0 + 2 + k,
+            target,
+            client,
+            sport=int(rng.integers(33_000, 60_000)),
+            dport=(80, 65535)[k],
+            opening=opening,
+            syn_options=20,
+        )
 
 
 def sinfp(run: Run) -> None:
@@ -169,10 +245,23 @@ def sinfp(run: Run) -> None:
     port = int(rng.choice([22, 80, 443]))
     for k, options in ((0, 12), (1, 20)):
         _fingerprint(
-            run, t0 + k * 0.02, target, client, sport=int(rng.integers(33_000, 60_000)), dport=port, opening=Open.HALF,
+            run,
+            t0 + k * 0.02,
+            target,
+            client,
+            sport=int(rng.integers(33_000, 60_000)),
+            dport=port,
+            opening=Open.HALF,
             syn_options=options,
-        )  # fmt: skip
+        )
     _fingerprint(
-        run, t0 + 0.04, target, client, talk(flows, (0, 0, 0.0, SYN | ACK), (1, 0, 0.0, RST)), opening=Open.NONE,
-        sport=int(rng.integers(33_000, 60_000)), dport=port, syn_options=4,
-    )  # fmt: skip
+        run,
+        t0 + 0.04,
+        target,
+        client,
+        talk(flows, (0, 0, 0.0, SYN | ACK), (1, 0, 0.0, RST)),
+        opening=Open.NONE,
+        sport=int(rng.integers(33_000, 60_000)),
+        dport=port,
+        syn_options=4,
+    )

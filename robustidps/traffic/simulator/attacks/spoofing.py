@@ -38,24 +38,33 @@ def _middle(run: Run, delay: float, one_way: float) -> None:
             name, size, flows = rng.integers(28, 62, m), lognormal(rng, 110, 0.55, m, 44, 1200), np.arange(m)
             wait = lognormal(rng, 0.02, 1.0, m, 0, 2)
             said = [
-                talk(flows, (0, name, 0.0)), talk(flows[pair], (0, name[pair], 0.0003)),
-                talk(flows, (1, size, wait)), talk(flows[pair], (1, size[pair], 0.001)),
-            ]  # fmt: skip
+                talk(flows, (0, name, 0.0)),
+                talk(flows[pair], (0, name[pair], 0.0003)),
+                talk(flows, (1, size, wait)),
+                talk(flows[pair], (1, size[pair], 0.001)),
+            ]
             server, protocol = run.world.pick(rng, "services", m, 6), UDP
         else:
             said = [pages(rng, m, 2.4, 2200, 6)] if dport == 80 else [tls(rng, m), pages(rng, m, 2.4, 2200, 6)]
             server, protocol = (run.target(1, m) if group == "servers" else run.world.pick(rng, group, m, skew)), 6
         run.add(
-            *said, t0=t0[mine], client=rng.choice(victims, m), server=server, sport=rng.integers(*_RESERVED, m),
-            dport=dport, protocol=protocol, relay=relay[mine], relay_ways=ways[mine],
+            *said,
+            t0=t0[mine],
+            client=rng.choice(victims, m),
+            server=server,
+            sport=rng.integers(*_RESERVED, m),
+            dport=dport,
+            protocol=protocol,
+            relay=relay[mine],
+            relay_ways=ways[mine],
             closing=rng.choice([Close.CLIENT, Close.SERVER, Close.RST_CLIENT, Close.NONE], m, p=[0.6, 0.2, 0.1, 0.1]),
             linger=rng.exponential(1.5, m),
-        )  # fmt: skip
+        )
 
 
 def arpspoof(run: Run) -> None:
     """The kernel forwards; often only one direction is poisoned."""
-    _middle(run, 0.0025, 0.1 + 0.25 * run.mimic)
+    _middle(run, 0.0025, 0.05 + 0.2 * run.mimic)
 
 
 def ettercap(run: Run) -> None:
@@ -77,12 +86,17 @@ def dns_race(run: Run) -> None:
     size = np.where(rng.random(n) < 0.6, name + 16, lognormal(rng, 110, 0.4, n, 44, 900))
     again = np.flatnonzero(rng.random(n) < 0.3)  # sent twice to be sure
     run.add(
-        talk(flows, (0, name, 0.0), (1, size, forged)), talk(again, (1, size[again], rng.exponential(0.001, len(again)))),
+        talk(flows, (0, name, 0.0), (1, size, forged)),
+        talk(again, (1, size[again], rng.exponential(0.001, len(again)))),
         talk(flows, (1, lognormal(rng, 110, 0.55, n, 44, 1200), truth)),
-        t0=run.spread(n, 7200), client=rng.choice(run.world.groups["clients"], n),
+        t0=run.spread(n, 7200),
+        client=rng.choice(run.world.groups["clients"], n),
         server=np.where(rng.random(n) < 0.5, run.target(0, n), run.world.pick(rng, "services", n, 6)),
-        sport=rng.integers(*_RESERVED, n), dport=53, protocol=UDP, delay=rng.lognormal(-1.5, 0.5, n),
-    )  # fmt: skip
+        sport=rng.integers(*_RESERVED, n),
+        dport=53,
+        protocol=UDP,
+        delay=rng.lognormal(-1.5, 0.5, n),
+    )
 
 
 def kaminsky(run: Run) -> None:
@@ -96,9 +110,14 @@ def kaminsky(run: Run) -> None:
         talk(flows, (0, rng.integers(36, 60, n), 0.0)),
         talk(guesses, (1, size, rng.exponential(0.0008 + 0.01 * run.mimic, m))),
         talk(flows, (1, rng.integers(80, 140, n), lognormal(rng, 0.02, 0.8, n))),
-        t0=run.spread(n, 900), client=run.target(0, n), server=run.world.pick(rng, "services", n, 6),
-        sport=rng.integers(*_RESERVED, n), dport=53, protocol=UDP, delay=0.3,
-    )  # fmt: skip
+        t0=run.spread(n, 900),
+        client=run.target(0, n),
+        server=run.world.pick(rng, "services", n, 6),
+        sport=rng.integers(*_RESERVED, n),
+        dport=53,
+        protocol=UDP,
+        delay=0.3,
+    )
 
 
 def _tunnel(run: Run, rounds: float, ask: float, answer: float, pause: float) -> None:
@@ -112,10 +131,13 @@ def _tunnel(run: Run, rounds: float, ask: float, answer: float, pause: float) ->
     down = np.where(rng.random(m) < 0.5, lognormal(rng, mtu, 0.3, m, 70, 1300), up + rng.integers(16, 60, m))
     run.add(
         talk(owner, (0, up, rng.exponential(pause * (1 + 4 * run.mimic), m)), (1, down, lognormal(rng, 0.03, 0.5, m))),
-        t0=run.spread(n, 7200), client=rng.choice(run.world.groups["clients"], n),
+        t0=run.spread(n, 7200),
+        client=rng.choice(run.world.groups["clients"], n),
         server=np.where(rng.random() < 0.5, run.target(0, n), run.world.pick(rng, "services", n, 6)),
-        sport=rng.integers(*_RESERVED, n), dport=53, protocol=UDP,
-    )  # fmt: skip
+        sport=rng.integers(*_RESERVED, n),
+        dport=53,
+        protocol=UDP,
+    )
 
 
 def iodine(run: Run) -> None:

@@ -16,9 +16,14 @@ __all__ = ["dalfox", "manual_sqli", "sqlmap_blind", "sqlmap_union", "stored_xss"
 
 def _site(run: Run, said: list[Messages], n: int, seconds: float, closing: Array | int, linger: Array | float) -> None:
     run.add(
-        *said, t0=run.spread(n, seconds), client=run.attacker(n, int(run.rng.integers(1, 4))), server=run.target(1, n),
-        dport=80, closing=closing, linger=linger,
-    )  # fmt: skip
+        *said,
+        t0=run.spread(n, seconds),
+        client=run.attacker(n, int(run.rng.integers(1, 4))),
+        server=run.target(1, n),
+        dport=80,
+        closing=closing,
+        linger=linger,
+    )
 
 
 def sqlmap_union(run: Run) -> None:
@@ -46,7 +51,7 @@ def sqlmap_blind(run: Run) -> None:
     owner = owners(rng, 7 - 3 * run.mimic, n, 30, low=3)
     m = len(owner)
     timed = (rng.random(n) < 0.5)[owner]
-    ask = lognormal(rng, 720 - 100 * run.mimic, 0.13, m, 250, 2000)
+    ask = lognormal(rng, 900 - 150 * run.mimic, 0.12, m, 250, 2000)
     page = int(rng.integers(1500, 5000))
     answer = np.where(rng.random(m) < 0.5, page, page - int(rng.integers(30, 600))) + rng.integers(0, 8, m)
     sleep = np.where(timed & (rng.random(m) < 0.5), float(rng.choice([2, 3, 5])) + rng.exponential(0.05, m), 0)
@@ -66,7 +71,7 @@ def manual_sqli(run: Run) -> None:
     rng, n = run.rng, run.n
     owner = owners(rng, 1.6, n, 5)
     m = len(owner)
-    ask = lognormal(rng, 560, 0.18, m, 380, 1200)
+    ask = lognormal(rng, 760, 0.15, m, 420, 1600)
     answer = rng.choice([530, 1840, 1880, 4150], m) + rng.integers(0, 30, m)
     pause = np.where(np.r_[False, owner[1:] == owner[:-1]], rng.uniform(0.5, 4.5, m), 0.001)
     _site(
@@ -84,7 +89,7 @@ def xsser(run: Run) -> None:
     rng, n = run.rng, run.n
     owner = owners(rng, 3.5 - 1.5 * run.mimic, n, 12)
     m = len(owner)
-    script = lognormal(rng, 330 - 90 * run.mimic, 0.5, m, 30, 2500)
+    script = lognormal(rng, 520 - 150 * run.mimic, 0.4, m, 60, 2500)
     page = int(rng.integers(1200, 4000))
     answer = page + script * float(rng.choice([1, 1, 2, 6])) + rng.integers(0, 6, m)
     ask = int(rng.integers(180, 330)) + script * 1.5
@@ -103,10 +108,10 @@ def dalfox(run: Run) -> None:
     rng, n = run.rng, run.n
     owner = owners(rng, 12 - 5 * run.mimic, n, 60, low=4)
     m = len(owner)
-    script = lognormal(rng, 140, 0.6, m, 20, 900)
+    script = lognormal(rng, 520, 0.4, m, 60, 1800)
     page = int(rng.integers(1500, 6000))
     answer = page + script + rng.integers(0, 6, m)
-    ask = int(rng.integers(260, 420)) + script
+    ask = int(rng.integers(320, 520)) + script
     _site(
         run,
         [talk(owner, (0, ask, rng.exponential(0.008 + 0.2 * run.mimic, m)), (1, answer, rng.exponential(0.02, m)))],
@@ -121,10 +126,13 @@ def stored_xss(run: Run) -> None:
     """A comment that holds a script is posted, then the page that shows it is fetched."""
     rng, n = run.rng, run.n
     flows = np.arange(n)
-    script = lognormal(rng, 900 - 300 * run.mimic, 0.5, n, 100, 6000)
+    script = lognormal(rng, 1900 - 600 * run.mimic, 0.35, n, 300, 8000)
     page = int(rng.integers(3000, 9000))
     said = talk(
-        flows, (0, 480 + script, rng.exponential(0.01, n)), (1, rng.integers(300, 420, n), rng.exponential(0.05, n)),
-        (0, rng.integers(380, 460, n), rng.exponential(0.05 + run.mimic, n)), (1, page + script, rng.exponential(0.04, n)),
-    )  # fmt: skip
+        flows,
+        (0, 480 + script, rng.exponential(0.01, n)),
+        (1, rng.integers(300, 420, n), rng.exponential(0.05, n)),
+        (0, rng.integers(380, 460, n), rng.exponential(0.05 + run.mimic, n)),
+        (1, page + script, rng.exponential(0.04, n)),
+    )
     _site(run, [said], n, 5000, Close.SERVER, 5.0 + rng.exponential(0.05, n))
