@@ -229,7 +229,7 @@ def folds(traffic: TrafficSet, rows: int) -> Iterator[tuple[npt.NDArray[np.int64
         yield rest[2 * tenth :][:rows], rest[:tenth], rest[tenth : 2 * tenth], np.flatnonzero(unseen)
 
 
-def selection(folder: Path, threads: int, only: list[str] | None, rows: int = 20_000) -> str:
+def selection(folder: Path, threads: int, only: list[str] | None, rows: int = 12_000) -> str:
     traffic = load("nsl_kdd", folder, part="train")
     y = traffic.labels.astype(np.int64)
     prepared = [

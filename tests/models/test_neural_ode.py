@@ -13,6 +13,7 @@ from robustidps.models.neural_ode import (
     NeuralODE,
     NeuralODESettings,
     TrainedNeuralODE,
+    _quantile_bins,
     load_native,
     runge_kutta_4,
 )
@@ -260,3 +261,21 @@ def test_training_that_diverges_says_what_to_change():
 def test_no_rows_are_refused():
     with pytest.raises(DatasetError):
         NeuralODE().train(NeuralODESettings(), rows(0), rows(10), context())
+
+
+def test_bins_lie_between_quantiles_and_leave_flags_and_constants_alone():
+    r = np.random.default_rng(0)
+    x = np.stack(
+        [r.normal(size=999), r.integers(0, 2, 999), np.zeros(999), np.r_[np.zeros(800), r.random(199)]], axis=1
+    )
+    columns, start, slope = _quantile_bins(x.astype(np.float32), 8)
+    assert columns.tolist() == [0, 3]
+    edges = np.quantile(x[:, 0], np.linspace(0, 1, 9))
+    np.testing.assert_allclose(start[0], edges[:-1], atol=1e-6)
+    np.testing.assert_allclose(1 / slope[0], np.diff(edges), rtol=1e-4)
+    assert slope.max() <= 1 / 0.01 + 1e-3  # no slope magnifies the last digit of its input
+
+
+def test_bins_may_be_switched_off():
+    plain = train(bins=0)
+    assert plain.network.encoder.in_features == INPUTS < train().network.encoder.in_features
