@@ -255,6 +255,7 @@ class Ledger:
         Args:
             model: compare only this model's assignment and versions; the chain is always checked as a whole.
         """
+        seen = self._witnessed()  # before the first query: what is committed meanwhile must not look cut off
         problems: list[Problem] = []
         rows = list(connection.execute(sa.select(state.decision).order_by(state.decision.c.seq)).mappings())
         before, expected, keys = GENESIS, 1, set()
@@ -272,7 +273,7 @@ class Ledger:
             keys.add(str(row["key_id"]))
             before, expected = row["hash"], (seq + 1 if isinstance(seq, int) else expected + 1)
             problems += self._replayed(row, standings, decisions)
-        problems += self._problems_of_end(connection, rows)
+        problems += self._problems_of_end(connection, rows, seen)
         if not problems:  # an edited ledger is nothing to compare with
             problems += _against_tables(connection, standings, decisions, model)
         return LedgerReport(len(rows), tuple(problems), before, tuple(sorted(keys)))
@@ -301,22 +302,20 @@ class Ledger:
         return [problem] if problem else []
 
     def _checked_end(self, connection: Connection) -> Row | None:
-        # On PostgreSQL the head row's lock makes writers queue; SQLite's BEGIN IMMEDIATE has done so already.
-        head = connection.execute(sa.select(state.ledger_head).with_for_update()).mappings().first()
-        if head is None and connection.dialect.name == "postgresql":
-            connection.execute(sa.text("LOCK TABLE decision IN SHARE ROW EXCLUSIVE MODE"))
         last = (
             connection.execute(sa.select(state.decision).order_by(state.decision.c.seq.desc()).limit(1))
             .mappings()
             .first()
         )
-        problems = self._problems_of_end(connection, [last] if last else [])
+        problems = self._problems_of_end(connection, [last] if last else [], self._witnessed())
         if last:
             problems = [Problem(last["seq"], what) for what in self._problems_of(last)] + problems
         LedgerReport(0, tuple(problems), "", ()).require()
         return last
 
-    def _problems_of_end(self, connection: Connection, rows: list[Any]) -> list[Problem]:
+    def _problems_of_end(
+        self, connection: Connection, rows: list[Any], seen: tuple[int, str] | str | None
+    ) -> list[Problem]:
         """What the signed head and the witness say against the last row."""
         head = connection.execute(sa.select(state.ledger_head)).mappings().first()
         last_seq, last_hash = (rows[-1]["seq"], rows[-1]["hash"]) if rows else (0, GENESIS)
@@ -335,7 +334,6 @@ class Ledger:
                         missing, f"does not match the signed head at row {head['seq']}: the end was cut off or edited"
                     )
                 )
-        seen = self._witnessed()
         if isinstance(seen, str):
             problems.append(Problem(None, seen))
         elif seen is not None:

@@ -210,7 +210,7 @@ class ModelRegistry:
             report = self.ledger.verify(connection, model=name)
         if not report.ok:
             return report  # which bundles belong to whom can't be told from an edited ledger
-        problems = []
+        problems: list[Problem] = []
         for summary in self.models():
             if name in (None, summary.name):
                 problems += self._bundle_problems(summary, artifacts)
@@ -436,7 +436,9 @@ class ModelRegistry:
         said = tuple([reason] if reason else []) + reasons
         facts, rules = _with_rules(evidence, verdict), rule_set or getattr(verdict, "rule_set", None)
         move = Move(name, version, "refuse", target, who, source, outcome or "reject", said, facts, rules)
-        return commit(self.store, self.ledger, move)
+        decision = commit(self.store, self.ledger, move)
+        self._project_or_warn(name)
+        return decision
 
     def rollback(
         self, name: str, *, reason: str = "", actor: str | None = None, actor_source: str | None = None

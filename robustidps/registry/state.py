@@ -5,8 +5,8 @@
     decision     the ledger, only ever added to (`ledger.py`); triggers refuse UPDATE and DELETE
     ledger_head  the signed end of the ledger
 
-`write()` is one transaction that excludes other writers (BEGIN IMMEDIATE on SQLite, a row lock taken by the ledger on
-PostgreSQL), `read()` sees one consistent state. What the database says when it can't is turned into our errors: a full
+`write()` is one transaction that excludes other writers (BEGIN IMMEDIATE on SQLite, an advisory lock on PostgreSQL),
+`read()` sees one consistent state. What the database says when it can't is turned into our errors: a full
 disk or read-only folder, a damaged file, a store written by a newer release.
 
 Tables are made and brought up to date by Alembic when a store is opened; Alembic is imported only if there is anything
@@ -214,7 +214,12 @@ class StateStore:
     def _begin(self, *, write: bool) -> Iterator[Connection]:
         connection = self.engine.connect().execution_options(robustidps_write=write)
         with connection, connection.begin():
-            if not write and self.dialect == "postgresql":
+            if self.dialect == "postgresql" and write:
+                # What BEGIN IMMEDIATE is to SQLite. Taken before anything is read, so that each later statement sees
+                # all that the writer before has committed.
+                connection.execute(sa.text(f"SET LOCAL lock_timeout = '{int(BUSY_TIMEOUT_S * 1000)}ms'"))
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('robustidps: one writer'))"))
+            elif self.dialect == "postgresql":
                 connection.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
             yield connection
 

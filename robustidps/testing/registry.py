@@ -26,7 +26,7 @@ APPROVE = {"outcome": "promote", "reasons": ["9 of 9 rules"]}
 REFUSE = {"outcome": "reject", "reasons": ["accuracy 0.871 < 0.95"]}
 
 
-class _Page(list):  # type: ignore[type-arg]
+class _Page(list):
     token = None
 
 
