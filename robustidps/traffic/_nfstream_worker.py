@@ -44,6 +44,7 @@ RECORD = struct.Struct("<57dqHHH46s46s")
 
 NOBODY = 65534
 BATCH = 1024  # records written at once
+LATEST = 1 << 53  # ms; a pcapng may claim any time
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _CLONE_NEWNET, _CLONE_NEWUSER = 1, 38, 0x40000000, 0x10000000
 
 
@@ -127,7 +128,7 @@ class Sink:
             raise Stop("flows")
         self.batch += RECORD.pack(
             *self.read(flow),
-            flow.bidirectional_first_seen_ms,
+            min(flow.bidirectional_first_seen_ms, LATEST),
             flow.src_port,
             flow.dst_port,
             flow.protocol,
@@ -192,6 +193,7 @@ def read_capture(request: dict[str, Any], out: int, channel: socket.socket) -> d
 
 def serve_one(request: dict[str, Any], capture: int, out: int, channel: socket.socket) -> None:
     """The fork: limits on, read, reply, end. Never returns."""
+    status = 1
     try:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -219,11 +221,11 @@ def serve_one(request: dict[str, Any], capture: int, out: int, channel: socket.s
                 raise
             reply = {"stopped": "write", "detail": str(error.strerror)}
         channel.send(json.dumps(reply).encode())
-        sys.stderr.flush()
-        os._exit(0)
+        status = 0
     except BaseException as error:  # noqa: BLE001 - a fork must never run on into its parent's code
         os.write(2, f"{type(error).__name__}: {error}\n".encode("utf-8", "replace"))
-        os._exit(1)
+    finally:
+        os._exit(status)  # whatever happened, out of memory in the lines above included
 
 
 def main() -> None:

@@ -232,17 +232,22 @@ class _Worker:
             self.errors = tempfile.TemporaryFile(prefix="robustidps-")  # noqa: SIM115 - closed in end()
             self.jail = tempfile.TemporaryDirectory(prefix="robustidps-")
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-B", worker.__file__, str(theirs.fileno()), self.jail.name,
-                 str(Path(spec.origin).parents[1])],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self.errors,
-                pass_fds=[theirs.fileno()],
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-                cwd="/",
-                start_new_session=True,
-            )  # fmt: skip
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-I", "-B", worker.__file__, str(theirs.fileno()), self.jail.name,
+                     str(Path(spec.origin).parents[1])],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self.errors,
+                    pass_fds=[theirs.fileno()],
+                    env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+                    cwd="/",
+                    start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                raise CaptureError(
+                    f"the NFStream process did not start: {error}", remedy="see robustidps doctor"
+                ) from None
         reply = self._receive(time.monotonic() + 60.0)
         if reply is None or "ready" not in reply:
             detail = self._last_words()

@@ -140,10 +140,10 @@ def children() -> list[psutil.Process]:
 @pytest.mark.parametrize(
     ("limits", "words"),
     [
-        (Limits(flows=100), "more than 100 flows"),
+        (Limits(flows=100, seconds=60), "more than 100 flows"),
         (Limits(seconds=0.15), "within 0.15 s"),
         (Limits(bytes=1000), "over the limit of 1000"),
-        (Limits(memory_bytes=64 * 1024**2), "needs more than 67108864 bytes of memory"),
+        (Limits(memory_bytes=64 * 1024**2, seconds=60), "needs more than 67108864 bytes of memory"),
     ],
 )
 def test_what_goes_beyond_a_limit_is_ended_and_says_which(flood, limits, words):
@@ -365,3 +365,30 @@ def test_flows_are_those_that_nfstream_gives_when_called_directly(shared_data):
     ours = extract(path)
     assert len(ours) == len(theirs)
     assert ours.features[:, :57] == pytest.approx(np.array([row for _, row in theirs], np.float32))
+
+
+@pytest.mark.real
+def test_captures_with_changed_bytes_end_in_flows_or_a_clear_error(shared_data, tmp_path):
+    rng = np.random.default_rng(0)
+    sources = [p for p in sorted((shared_data / "captures").glob("*/*.pcap*")) if p.stat().st_size < 30_000][::5]
+    paths = []
+    for number, source in enumerate(sources):
+        content = np.frombuffer(source.read_bytes(), np.uint8).copy()
+        where = rng.integers(4, len(content), rng.choice([1, 5, 50]))
+        content[where] = rng.integers(0, 256, len(where))
+        paths.append(tmp_path / f"{number}{source.suffix}")
+        paths[-1].write_bytes(content.tobytes())
+    assert len(paths) > 20
+    got = [result for _, result in extract_many(paths, truncated="use", limits=Limits(seconds=20))]
+    for result in got:
+        if isinstance(result, FlowTable):
+            assert np.isfinite(result.features).all()
+        else:
+            assert isinstance(result, CaptureError)
+            assert "within 20 s" not in str(result)
+    assert sum(isinstance(r, FlowTable) for r in got) > len(got) // 2
+
+
+def test_a_flow_of_an_absurd_year_does_not_end_the_reading(make_capture, packet):
+    path = make_capture([(1.8e13, packet(1, 2, 5000, 53)), (1.8e13, packet(1, 3, 5000, 53))], kind="pcapng")
+    assert len(extract(path)) == 2
