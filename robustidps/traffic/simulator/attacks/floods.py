@@ -104,9 +104,9 @@ def http_flood(run: Run) -> None:
     rng, n = run.rng, run.n
     owner = owners(rng, 1.3 + run.mimic, n, 8)
     m = len(owner)
-    size = lognormal(rng, 190 + 250 * run.mimic, 0.1 + 0.5 * run.mimic, m, 40, 2000)
-    served = rng.random(m) < 0.5
-    answer = np.where(rng.random(m) < 0.6, rng.integers(180, 420, m), lognormal(rng, 2600, 1.0, m, 300, 40_000))
+    size = lognormal(rng, 170 + 200 * run.mimic, 0.08 + 0.4 * run.mimic, m, 40, 2000)
+    served = rng.random(m) < 0.4
+    answer = np.where(rng.random(m) < 0.85, rng.integers(180, 420, m), lognormal(rng, 2600, 1.0, m, 300, 40_000))
     asked = talk(owner, (0, size, _pace(run, m, 0.02)))
     answers = talk(owner[served], (1, answer[served], rng.exponential(0.6, int(served.sum()))))
     run.add(
@@ -117,7 +117,7 @@ def http_flood(run: Run) -> None:
         server=run.target(1, n),
         dport=80,
         closing=rng.choice(
-            [Close.RST_CLIENT, Close.RST_SERVER, Close.NONE, Close.CLIENT], n, p=[0.35, 0.25, 0.25, 0.15]
+            [Close.RST_CLIENT, Close.RST_SERVER, Close.NONE, Close.CLIENT], n, p=[0.38, 0.27, 0.29, 0.06]
         ),
         linger=rng.exponential(0.8, n),
     )
