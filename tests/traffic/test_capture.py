@@ -141,7 +141,7 @@ def children() -> list[psutil.Process]:
     ("limits", "words"),
     [
         (Limits(flows=100, seconds=60), "more than 100 flows"),
-        (Limits(seconds=0.15), "within 0.15 s"),
+        (Limits(seconds=0.02), "within 0.02 s"),
         (Limits(bytes=1000), "over the limit of 1000"),
         (Limits(memory_bytes=64 * 1024**2, seconds=60), "needs more than 67108864 bytes of memory"),
     ],
