@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +35,9 @@ from robustidps.traffic.trafficset import TrafficSet
 SMALL = SimulatorSettings(days=2, packets_per_day=6000)
 
 PINNED = "3c82ec624bbb33f79ec2b13c20aec309e5c2746e460bc9c0dfa2f6b6d51271a6"
-"""SHA-256 of both captures of `SMALL`, in which every tool appears. Where it must change, raise SIMULATOR_VERSION: results name the version."""
+"""SHA-256 of both captures of `SMALL`, in which every tool appears.
+
+Where it must change, raise SIMULATOR_VERSION: results name the version."""
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +251,7 @@ def test_scapy_reads_the_same_headers_and_finds_every_checksum_right(tmp_path: P
     seen = set()
     with scapy.RawPcapReader(str(capture)) as reader:
         for k, (raw, meta) in enumerate(reader):
-            if k % 5:
+            if k % 9:
                 continue
             assert len(raw) == min(meta.wirelen, 74)
             ip = scapy.Ether(raw)[scapy.IP]
@@ -289,6 +295,40 @@ def test_a_simulation_that_is_interrupted_leaves_nothing_behind(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         simulate(SMALL, tmp_path, progress=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_simulation_whose_process_is_killed_is_not_taken_for_a_whole_one(tmp_path: Path):
+    code = f"""
+import os, signal
+from pathlib import Path
+from robustidps.traffic.simulator import SimulatorSettings, simulate
+def kill(stage, done, total=None, **_):
+    if done:
+        os.kill(os.getpid(), signal.SIGKILL)
+simulate(SimulatorSettings(days=2, packets_per_day=6000), Path({str(tmp_path)!r}), progress=kill)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not [p for p in tmp_path.iterdir() if not p.name.startswith(".")]
+    assert sum(simulate(SMALL, tmp_path).packets) > 6000
+
+
+def test_two_who_make_the_same_simulation_at_once_both_get_it(tmp_path: Path):
+    settings = SMALL.model_copy(update={"packets_per_day": 800})
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: simulate(settings, tmp_path).packets, range(4)))
+    assert len(set(made)) == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("difficulty", [0.0, 1.0])
+@pytest.mark.parametrize("packets_per_day", [500, 3000])
+def test_any_seed_makes_a_day(difficulty: float, packets_per_day: int):
+    for seed in range(12):
+        settings = SimulatorSettings(seed=seed, packets_per_day=packets_per_day, difficulty=difficulty)
+        _, sent, flows = built(settings, seed % 7)
+        assert np.isfinite(sent["t"]).all() and sent["size"].min() >= 0
+        assert len(np.unique(sent["flow"])) > 0.98 * len(flows["t0"])
 
 
 def test_traffic_is_kept_and_read_back(small):

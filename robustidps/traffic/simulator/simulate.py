@@ -210,12 +210,16 @@ def simulate(settings: SimulatorSettings, folder: Path, *, progress: Progress = 
         }
         with writable(part):
             (part / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-            if home.exists():  # damaged, or made by somebody else in the meantime
+            try:
+                part.rename(home)
+            except OSError:  # there is one: damaged, or made by somebody else in the meantime
                 other = _open(home, settings)
                 if other:
                     return other
+                if not home.exists():
+                    raise
                 home.rename(part.with_suffix(".old"))
-            part.rename(home)
+                part.rename(home)
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(part.with_suffix(".old"), ignore_errors=True)
