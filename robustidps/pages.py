@@ -56,6 +56,8 @@ def _cell(value: Any) -> str:
         return f"{value:.4f}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
+    if isinstance(value, dict):
+        value = [f"{k}: {v}" for k, v in value.items()]
     if isinstance(value, (list, tuple)):
         return "; ".join(map(str, value))
     return str(value)
@@ -174,7 +176,8 @@ def describe(path: Path) -> Page:
             )
         parts = {f"part {name}": file.name for name, file in found.parts.items()}
         facts = {"data set": found.loader, "release": found.release, **parts, "notes": list(found.notes)}
-        facts |= known()[found.loader].describe()
+        shown = ("title", "source", "licence", "citation", "classes", "features", "dropped_columns")
+        facts |= {k: v for k, v in known()[found.loader].describe().items() if k in shown}
     return _facts(path.name, facts)
 
 

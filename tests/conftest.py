@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from robustidps.settings import Settings, use_settings
+
+# Prefect reads its environment when it is imported: nothing of a test run may land in the user's own home.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="robustidps-prefect-")
+os.environ["PREFECT_LOCAL_STORAGE_PATH"] = os.path.join(os.environ["PREFECT_HOME"], "results")  # noqa: PTH118
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

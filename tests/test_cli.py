@@ -30,10 +30,24 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     return call
 
 
-COMMANDS = (
-    "demo|train|evaluate|compare|promote|rollback|history|models|ingest|score|doctor|ui|"
-    "data list|data describe|data simulate|registry repair"
-).split("|")
+COMMANDS = [
+    "demo",
+    "train",
+    "evaluate",
+    "compare",
+    "promote",
+    "rollback",
+    "history",
+    "models",
+    "ingest",
+    "score",
+    "doctor",
+    "ui",
+    "data list",
+    "data describe",
+    "data simulate",
+    "registry repair",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

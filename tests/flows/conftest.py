@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import io
+import json
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
+from robustidps import cli
 from robustidps.traffic.flow64 import FLOW64
 from robustidps.traffic.trafficset import TrafficSet
 
-Command = Callable[..., subprocess.CompletedProcess]
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
 
 DAY = 86_400.0
 TOY_RULES = """
@@ -67,13 +78,18 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def command(installation: Path) -> Command:
-    """Runs `robustidps ...` in that installation, as a user would."""
+    """Runs `robustidps ...` in this process: the same code, without importing the frameworks anew each time."""
 
-    def run(*words: object, home: Path = installation, timeout: float = 280, **env: str) -> subprocess.CompletedProcess:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("ROBUSTIDPS_", "PREFECT_", "MLFLOW_"))}
-        environment |= {"ROBUSTIDPS_HOME": str(home), "COLUMNS": "200"} | env
-        words = (sys.executable, "-m", "robustidps", *map(str, words))
-        return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=environment)
+    def run(*words: object, home: Path = installation, **env: str) -> Done:
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr("sys.argv", ["robustidps", *map(str, words)])
+            for key, value in {"ROBUSTIDPS_HOME": str(home), "COLUMNS": "200", **env}.items():
+                patch.setenv(key, value)
+            patch.setattr(cli, "_given", {})
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+        return Done(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
     return run
 
@@ -81,8 +97,6 @@ def command(installation: Path) -> Command:
 @pytest.fixture(scope="session")
 def trained(command: Command, toy: Path) -> dict:
     """What `robustidps train ... --json` printed for a first version, promoted to Production."""
-    import json
-
     done = command(
         "train", "neural_ode", "--dataset", toy, "--name", "toy", "--rules", "toy", "--set", "epochs=4",
         "--promote-to", "Production", "--json",
