@@ -54,7 +54,7 @@ def speed(peer_packets: int = 6000, rounds: int = 5) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "day.pcap"
         peer = _scapy(Path(folder), peer_packets)
-        for budget in (32_000, 320_000):
+        for budget in (42_000, 420_000):
             settings = SimulatorSettings(packets_per_day=budget)
             rates = []
             for number in range(rounds):

@@ -32,9 +32,9 @@ from robustidps.traffic.simulator.plan import TCP, Open
 from robustidps.traffic.simulator.simulate import day_plan, write_day
 from robustidps.traffic.trafficset import TrafficSet
 
-SMALL = SimulatorSettings(days=2, packets_per_day=6000)
+SMALL = SimulatorSettings(days=2, packets_per_day=8000)
 
-PINNED = "3c82ec624bbb33f79ec2b13c20aec309e5c2746e460bc9c0dfa2f6b6d51271a6"
+PINNED = "20cf57999f06d198a0be17d5d2ed2e373a442e71f6c33ab9128d094e3b4cdbb6"
 """SHA-256 of both captures of `SMALL`, in which every tool appears.
 
 Where it must change, raise SIMULATOR_VERSION: results name the version."""
@@ -305,7 +305,7 @@ from robustidps.traffic.simulator import SimulatorSettings, simulate
 def kill(stage, done, total=None, **_):
     if done:
         os.kill(os.getpid(), signal.SIGKILL)
-simulate(SimulatorSettings(days=2, packets_per_day=6000), Path({str(tmp_path)!r}), progress=kill)
+simulate(SimulatorSettings(days=2, packets_per_day=8000), Path({str(tmp_path)!r}), progress=kill)
 """
     ended = subprocess.run([sys.executable, "-c", code], check=False)
     assert ended.returncode == -signal.SIGKILL

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Simulation", "day_plan", "simulate", "write_day"]
 
-PACKETS_PER_FLOW = 15.5  # over the default mix
+PACKETS_PER_FLOW = 20.34375  # over the default mix
 RUNS = 2  # attack runs a class and day
 _OFFICE_APPLICATIONS = ("web", "quic", "video", "download", "mail", "voip", "ssh", "ftp", "database", "failed")
 

@@ -99,7 +99,7 @@ def _labelled(simulation: Simulation, day: int) -> TrafficSet:
     )
 
 
-def fresh_capture(path: Path, *, seed: int, packets: int = 12_000, day: int = 20) -> Path:
+def fresh_capture(path: Path, *, seed: int, packets: int = 16_000, day: int = 20) -> Path:
     """One small unlabelled capture, benign traffic with some attacks, of a day that no default simulation has.
 
     Raises:
