@@ -44,6 +44,7 @@ RECORD = struct.Struct("<57dqHHH46s46s")
 
 NOBODY = 65534
 BATCH = 1024  # records written at once
+SPARE = 128 * 1024**2  # bytes of address space beyond the limit on resident memory
 LATEST = 1 << 53  # ms; a pcapng may claim any time
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _CLONE_NEWNET, _CLONE_NEWUSER = 1, 38, 0x40000000, 0x10000000
 
@@ -151,8 +152,12 @@ def read_capture(request: dict[str, Any], out: int, channel: socket.socket) -> d
 
     last = 0.0
 
+    unit = 1 if sys.platform == "darwin" else 1024
+
     def tell(packets: int) -> None:
         nonlocal last
+        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit > request["memory"]:
+            raise Stop("memory")
         now = time.monotonic()
         if now - last > 0.1:
             last = now
@@ -198,7 +203,9 @@ def serve_one(request: dict[str, Any], capture: int, out: int, channel: socket.s
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         for what, amount, spare in (
-            (resource.RLIMIT_AS, request["memory"], 0),
+            # The backstop; `tell` ends a reading before. CPython 3.11 can spin for ever where memory is refused to it
+            # while it handles an exception, and then only the clock would end it.
+            (resource.RLIMIT_AS, request["memory"] + SPARE, 0),
             (resource.RLIMIT_CPU, request["cpu"], 1),  # the soft limit has a signal of its own
             (resource.RLIMIT_FSIZE, (request["flows"] + BATCH) * RECORD.size, 0),
             (resource.RLIMIT_NOFILE, 32, 0),

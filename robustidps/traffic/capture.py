@@ -59,7 +59,7 @@ class Limits:
 
     bytes: int = 4 * 1024**3  # of the file
     flows: int = 2_000_000
-    memory_bytes: int = 4 * 1024**3  # address space of the process that runs NFStream
+    memory_bytes: int = 4 * 1024**3  # resident, of the process that runs NFStream
     seconds: float = 3600.0
 
 

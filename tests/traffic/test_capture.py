@@ -143,7 +143,7 @@ def children() -> list[psutil.Process]:
         (Limits(flows=100, seconds=60), "more than 100 flows"),
         (Limits(seconds=0.02), "within 0.02 s"),
         (Limits(bytes=1000), "over the limit of 1000"),
-        (Limits(memory_bytes=64 * 1024**2, seconds=60), "needs more than 67108864 bytes of memory"),
+        (Limits(memory_bytes=40 * 1024**2, seconds=60), "needs more than 41943040 bytes of memory"),
     ],
 )
 def test_what_goes_beyond_a_limit_is_ended_and_says_which(flood, limits, words):
