@@ -4,12 +4,14 @@ before or the state after, never between; and the next call brings MLflow in lin
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from robustidps.errors import VersionExistsError
 from robustidps.registry.registry import ModelRegistry
@@ -19,8 +21,6 @@ from robustidps.testing.registry import APPROVE
 
 SCRIPT = Path(__file__).with_name("killed.py")
 ACTIONS = ("promote", "rollback", "register")
-
-pytestmark = pytest.mark.xdist_group("killed")  # what they look at is made once
 
 
 def opened(home: Path) -> ModelRegistry:
@@ -52,9 +52,24 @@ def killed(tmp_path_factory, mlflow_template, bundles) -> dict[str, dict[str, Pa
 
     Before, 1.0.0 was in production, 0.9.0 was before it, and 1.1.0 registered.
     """
-    folder = tmp_path_factory.mktemp("killed")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # made once, whichever workers the three tests land on
+    folder = shared / "killed"
+    with FileLock(shared / "killed.lock"):
+        if not (folder / "steps.json").exists():
+            kill_everywhere(folder, mlflow_template, bundles)
+    steps = json.loads((folder / "steps.json").read_text())
+    return {
+        action: {name: folder / action / str(n) for n, name in enumerate(names)} | {"whole": folder / action / "whole"}
+        for action, names in steps.items()
+    }
+
+
+def kill_everywhere(folder: Path, mlflow_template: Path, bundles: dict[str, Path]) -> None:
+    """Prepares a home and has `killed.py` make a copy of it for every step; `steps.json` is written last."""
     home = folder / "home"
-    home.mkdir()
+    home.mkdir(parents=True)
     shutil.copy(mlflow_template, home / "mlflow.db")
     registry = opened(home)
     older = toy_bundle(folder / "older", version="0.9.0", seed=9).path
@@ -62,21 +77,15 @@ def killed(tmp_path_factory, mlflow_template, bundles) -> dict[str, dict[str, Pa
         registry.register_model("toy", version, path)
     registry.transition("toy", "0.9.0", "Production", verdict=APPROVE)
     registry.transition("toy", "1.0.0", "Production", verdict=APPROVE)
-    out = folder / "out"
     for action in ACTIONS:
-        (out / action).mkdir(parents=True)
-    shutil.copytree(bundles["1.2.0"], out / "bundle")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(home), str(out), *ACTIONS], capture_output=True, text=True, timeout=280
-    )
+        (folder / action).mkdir()
+    shutil.copytree(bundles["1.2.0"], folder / "bundle")
+    command = [sys.executable, str(SCRIPT), str(home), str(folder), *ACTIONS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     steps = json.loads(done.stdout.splitlines()[-1])
     assert all(len(set(names)) == len(names) for names in steps.values())
-    return {
-        action: {name: out / action / str(number) for number, name in enumerate(names)}
-        | {"whole": out / action / "whole"}
-        for action, names in steps.items()
-    }
+    (folder / "steps.json").write_text(json.dumps(steps))
 
 
 @pytest.fixture(autouse=True)
