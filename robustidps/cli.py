@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,7 +39,8 @@ DataDir = Annotated[Path | None, typer.Option("--data-dir", help="folder with a 
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="schema file of a table of yours (docs/data.md)")]
 RuleSetName = Annotated[str | None, typer.Option("--rules", help="rule set in configs/promotion")]
 Truncated = Annotated[
-    str, typer.Option("--truncated", help="a capture that is cut off: `refuse`, or `use` its whole part")
+    Literal["refuse", "use"],
+    typer.Option("--truncated", help="a capture that is cut off: refuse it, or use its whole part"),
 ]
 Name = Annotated[str, typer.Argument(help="registered model")]
 
@@ -134,7 +135,7 @@ def _begin_anew(home: Path, keep: bool) -> None:
 @app.command(rich_help_panel="Models")
 def train(
     family: Annotated[str, typer.Argument(help="model family (`robustidps models --families`)")] = "neural_ode",
-    dataset: Annotated[str, typer.Option(help="name in configs/training (`robustidps data list`), or a Parquet or CSV file")] = "simulated",
+    dataset: Annotated[str, typer.Option(help="name (`robustidps data list`), or a Parquet or CSV file")] = "simulated",
     data_dir: DataDir = None,
     schema: SchemaFile = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="a setting of the family: key=value")] = None,
@@ -146,9 +147,14 @@ def train(
     seeds: Annotated[
         int, typer.Option(min=1, max=20, help="train this many; the best on validation is registered")
     ] = 1,
-    split: Annotated[str | None, typer.Option(help="temporal, official or shuffled; default: the data set's")] = None,
+    split: Annotated[
+        Literal["temporal", "official", "shuffled"] | None,
+        typer.Option(help="how traffic is held out; default: the data set's way"),
+    ] = None,
     limit_rows: Annotated[int | None, typer.Option(min=1, help="train on a random sample of this many rows")] = None,
-    promote_to: Annotated[str | None, typer.Option(help="ask the rules for Staging or Production afterwards")] = None,
+    promote_to: Annotated[
+        Literal["Staging", "Production"] | None, typer.Option(help="ask the rules for this stage afterwards")
+    ] = None,
     rules: RuleSetName = None,
     description: Annotated[str, typer.Option(help="a sentence that is kept with the version")] = "",
     as_json: Json = False,
@@ -176,7 +182,7 @@ def train(
             seeds=seeds,
             split=split,
             limit_rows=limit_rows,
-            promote_to=promote_to,  # type: ignore[arg-type]
+            promote_to=promote_to,
             rules=rules,
             description=description,
         )
@@ -245,7 +251,7 @@ def compare(
 def promote(
     name: Name,
     version: Annotated[str, typer.Argument(help="the version to move")],
-    to: Annotated[str, typer.Option("--to", help="Staging or Production")] = "Production",
+    to: Annotated[Literal["Staging", "Production"], typer.Option("--to", help="how far")] = "Production",
     rules: RuleSetName = None,
     on: Annotated[Path | None, typer.Option("--on", help="labelled traffic (Parquet) to judge on")] = None,
     reason: Reason = "",
@@ -311,11 +317,15 @@ def ingest(
     from robustidps.traffic.capture import Limits
     from robustidps.traffic.capture import ingest as read
 
-    chosen = {"bytes": max_bytes, "flows": max_flows, "seconds": max_seconds, "memory_bytes": max_memory}
+    chosen: dict[str, Any] = {
+        "bytes": max_bytes,
+        "flows": max_flows,
+        "seconds": max_seconds,
+        "memory_bytes": max_memory,
+    }
     limits = Limits(**{k: v for k, v in chosen.items() if v is not None})
-    _one_of(truncated, ("refuse", "use"), "--truncated")
     with console.bars(not as_json):
-        traffic = read(capture, limits=limits, truncated=truncated, progress=current())  # type: ignore[arg-type]
+        traffic = read(capture, limits=limits, truncated=truncated, progress=current())
         target = traffic.write(out or capture.with_suffix(".parquet"))
     facts = {"flows": len(traffic), "file": str(target), "digest": traffic.digest, "capture": traffic.provenance}
     console.emit_json(facts) if as_json else console.line(capture.name, f"{len(traffic):,} flows -> {target}")
@@ -336,7 +346,6 @@ def score(
     from robustidps.scoring import read_traffic
     from robustidps.scoring import score as judge_flows
 
-    _one_of(truncated, ("refuse", "use"), "--truncated")
     bundle = resolve(_registry(), model)
     with console.bars(not as_json):
         flows = read_traffic(traffic, truncated=truncated, progress=current())
@@ -351,11 +360,6 @@ def score(
         console.line(f"{meta.name} {meta.version}", pages.verdict_line(scores))
         if out:
             console.remark(f"a row per flow: {out}")
-
-
-def _one_of(value: str, known: tuple[str, ...], option: str) -> None:
-    if value not in known:
-        raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}", param_hint=option)
 
 
 @data_app.command("list")

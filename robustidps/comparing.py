@@ -86,8 +86,8 @@ def compare_versions(
     Raises:
         DatasetError: the two read different features or classes.
     """
-    from robustidps.evaluation.evaluate import evaluate, paired
     from robustidps.evaluation.comparison import draw_comparison
+    from robustidps.evaluation.evaluate import evaluate, paired
 
     progress: Progress = current()
     one, other = resolve(registry, candidate), resolve(registry, champion)

@@ -1,8 +1,8 @@
 """From raw features to what a network sees, by the rules that each feature's schema entry names.
 
 The same few array operations run here in NumPy, when a model is trained, and inside every bundle's ONNX graph, when it
-is served: `robustidps.onnx_graph` emits them from the public arrays below. So that both agree to the last float32 digit
-also where a column hardly varies, everything between the two casts is float64. For a raw row x (float32 [F]):
+is served: `robustidps.bundle.graph` emits them from the public arrays below. So that both agree to the last float32
+digit also where a column hardly varies, everything between the two casts is float64. For a raw row x (float32 [F]):
 
     x = where(isnan(x), fill, x)                                  float32; a NaN under `refuse` is an error here,
                                                                   and the service checks for it before the graph

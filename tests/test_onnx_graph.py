@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
+from robustidps.bundle.audit import audit
+from robustidps.bundle.graph import compose, compose_bytes
+from robustidps.bundle.session import Session
 from robustidps.calibration import softmax
 from robustidps.errors import BundleError
-from robustidps.onnx_audit import audit
-from robustidps.onnx_graph import compose, compose_bytes
-from robustidps.onnx_session import Session
 from robustidps.preprocessing import Preprocessing
 from robustidps.testing.linear import TrainedLinear
 from robustidps.testing.traffic import TOY, toy_traffic

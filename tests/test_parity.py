@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from robustidps.bundle.parity import ParityReport, compare, demand_parity
 from robustidps.errors import ParityError
-from robustidps.parity import ParityReport, compare, demand_parity
 
 
 def native(rows: int) -> np.ndarray:

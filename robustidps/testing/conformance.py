@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from robustidps import bundle, bundle_files, parity
+from robustidps import bundle
+from robustidps.bundle import files, parity
+from robustidps.bundle.graph import compose_bytes
+from robustidps.bundle.session import Session
 from robustidps.calibration import softmax
 from robustidps.families import FamilySettings, ModelFamily, Standardised, TrainedModel, TrainingContext
-from robustidps.onnx_graph import compose_bytes
-from robustidps.onnx_session import Session
 from robustidps.preprocessing import Preprocessing
 from robustidps.registry.metadata import ModelMetadata
 from robustidps.settings import check_name
@@ -232,7 +233,7 @@ def saves_data_alone(trial: Trial) -> None:
     folder.mkdir()
     trial.trained.save_native(folder)
     _demand(any(folder.iterdir()), "save_native wrote nothing")
-    bundle_files.check_native(folder)
+    files.check_native(folder)
 
 
 def makes_a_bundle(trial: Trial) -> None:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from robustidps.bundle_files import Contents, canonical, digest_of
+from robustidps.bundle.files import Contents, canonical, digest_of
 
 __all__ = ["reseal"]
 

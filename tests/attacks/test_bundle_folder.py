@@ -19,7 +19,7 @@ import pytest
 
 from robustidps import bundle as bundle_module
 from robustidps.bundle import open_bundle
-from robustidps.bundle_files import pack_golden
+from robustidps.bundle.files import pack_golden
 from robustidps.errors import BundleError
 from robustidps.testing.forge import reseal
 from robustidps.testing.linear import toy_bundle

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robustidps.bundle import open_bundle
+from robustidps.bundle.audit import audit
 from robustidps.errors import BundleError
-from robustidps.onnx_audit import audit
 from robustidps.testing.forge import reseal
 from robustidps.testing.linear import toy_bundle
 

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from robustidps import bundle as bundle_module
 from robustidps.bundle import open_bundle
+from robustidps.bundle.audit import OPERATORS, audit
 from robustidps.errors import BundleError
-from robustidps.onnx_audit import OPERATORS, audit
 from robustidps.testing.forge import reseal
 from robustidps.testing.linear import toy_bundle
 

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from robustidps.bundle.audit import MAX_BYTES
 from robustidps.errors import BundleError, NotFoundError, printable
-from robustidps.onnx_audit import MAX_BYTES
 
 __all__ = [
     "FILES",

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from robustidps.bundle.audit import INPUT, OUTPUT
 from robustidps.errors import BundleError, printable
-from robustidps.onnx_audit import INPUT, OUTPUT
 
 __all__ = ["BATCH", "Session"]
 

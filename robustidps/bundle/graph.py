@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from robustidps.bundle.audit import INPUT, MAX_BYTES, MAX_OPSET, MIN_OPSET, OUTPUT, audit
 from robustidps.errors import BundleError, printable
-from robustidps.onnx_audit import INPUT, MAX_BYTES, MAX_OPSET, MIN_OPSET, OUTPUT, audit
 from robustidps.preprocessing import Preprocessing
 from robustidps.settings import writable
 

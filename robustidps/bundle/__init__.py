@@ -6,9 +6,9 @@ audit -> construct: names, sizes and the digest are checked, then the graph's op
 other, and only then does ONNX Runtime see anything; the golden rows it has to reproduce come last. A `Bundle` answers
 `probabilities(x)` from raw features and needs neither the family nor its framework.
 
-    robustidps.bundle_files    what may lie in the folder, the digest      robustidps.onnx_graph    composing the graph
-    robustidps.onnx_audit      what may stand in the graph                 robustidps.parity        the gate
-    robustidps.onnx_session    running it                                  docs/bundle.md           the format in words
+    files.py     what may lie in the folder, the digest    graph.py      composing the graph
+    audit.py     what may stand in the graph               parity.py     the gate
+    session.py   running it                                docs/bundle.md   the format in words
 """
 
 from __future__ import annotations
@@ -28,15 +28,23 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from robustidps import bundle_files, parity
-from robustidps.bundle_files import Contents, canonical, digest_of, strict_json
+from robustidps.bundle import parity
+from robustidps.bundle.audit import audit
+from robustidps.bundle.files import (
+    Contents,
+    canonical,
+    digest_of,
+    pack_golden,
+    read_folder,
+    strict_json,
+    unpack_golden,
+)
+from robustidps.bundle.graph import compose_bytes
+from robustidps.bundle.parity import TOLERANCE, ParityReport
+from robustidps.bundle.session import BATCH, Session
 from robustidps.calibration import softmax
 from robustidps.errors import BundleError, RobustIDPSError, SchemaError, VersionExistsError, printable
 from robustidps.families import TrainedModel
-from robustidps.onnx_audit import audit
-from robustidps.onnx_graph import compose_bytes
-from robustidps.onnx_session import BATCH, Session
-from robustidps.parity import TOLERANCE, ParityReport
 from robustidps.preprocessing import Preprocessing
 from robustidps.registry.metadata import ModelMetadata
 from robustidps.settings import writable
@@ -149,7 +157,7 @@ def open_bundle(folder: Path, *, expected_digest: str | None = None) -> Bundle:
         BundleError: it isn't a bundle, was edited, or doesn't reproduce its golden rows.
     """
     folder = Path(folder)
-    contents = bundle_files.read_folder(folder)
+    contents = read_folder(folder)
     digest = _verify(contents, expected_digest)
     return _construct(contents, digest)
 
@@ -161,7 +169,7 @@ def bundle_digest(folder: Path) -> str:
         NotFoundError: there is no such folder.
         BundleError: it isn't a bundle.
     """
-    contents = bundle_files.read_folder(Path(folder))
+    contents = read_folder(Path(folder))
     return digest_of(contents, strict_json(contents.files["metadata.json"], contents.where / "metadata.json"))
 
 
@@ -211,9 +219,7 @@ def _construct(contents: Contents, digest: str) -> Bundle:
         raise BundleError("isn't the schema that metadata.json names", where=folder / "schema.json")
     if strangers := set(metadata.thresholds) - set(schema.classes[1:]):
         raise BundleError(f"thresholds for {sorted(strangers)[:3]}, no attack class", where=folder / "metadata.json")
-    golden = bundle_files.unpack_golden(
-        files["golden.npz"], schema.input_dim, schema.output_dim, where=folder / "golden.npz"
-    )
+    golden = unpack_golden(files["golden.npz"], schema.input_dim, schema.output_dim, where=folder / "golden.npz")
     session = Session(files["model.onnx"], where=folder / "model.onnx")
     bundle = Bundle(folder, digest, metadata, schema, reference, evaluation, golden, session)
     _replay(bundle)
@@ -280,7 +286,7 @@ def write_bundle(
             "model.onnx": model,
             "schema.json": (schema.model_dump_json(indent=2) + "\n").encode(),
             "reference.json": _json(reference, "reference"),
-            "golden.npz": bundle_files.pack_golden(x[golden], native[golden]),
+            "golden.npz": pack_golden(x[golden], native[golden]),
         }
         if evaluation is not None:
             files["evaluation.json"] = _json(evaluation, "evaluation")
@@ -290,7 +296,7 @@ def write_bundle(
         with _disk_errors(folder):
             trained.save_native(partial / "native")
         _finish(partial, metadata)
-        contents = bundle_files.read_folder(partial, unfinished=True)
+        contents = read_folder(partial, unfinished=True)
         bundle = _construct(contents, _verify(contents, None))
         _rename(partial, folder)
     bundle.path = folder
@@ -347,7 +353,7 @@ def _finish(partial: Path, metadata: ModelMetadata) -> None:
     """Writes metadata.json with the digest of everything else."""
     path = partial / "metadata.json"
     path.write_text(metadata.to_json(), encoding="utf-8")
-    contents = bundle_files.read_folder(partial, unfinished=True)
+    contents = read_folder(partial, unfinished=True)
     digest = digest_of(contents, strict_json(contents.files["metadata.json"], path))
     path.write_text(metadata.model_copy(update={"checksum": digest}).to_json(), encoding="utf-8")
 
