@@ -22,7 +22,7 @@ CACHED: dict[str, Any] = PLAIN | {"cache_policy": INPUTS + TASK_SOURCE}
 async def _may_pass(task: Any, run: TaskRun, state: State) -> bool:
     """Whether trying again can help: an outage may pass; bad input, refusals and broken trust stay what they are."""
     try:
-        await state.result(raise_on_failure=True)  # type: ignore[misc]
+        await state.result(raise_on_failure=True)
     except RobustIDPSError as error:
         return isinstance(error, UnavailableError)
     except Exception:  # noqa: BLE001 - whatever it was, it is reported by the task itself; here only the kind matters
@@ -30,5 +30,5 @@ async def _may_pass(task: Any, run: TaskRun, state: State) -> bool:
     return False
 
 
-RETRIED: dict[str, Any] = PLAIN | {"retries": 3, "retry_delay_seconds": [2, 5, 15], "retry_condition_fn": _may_pass}
+RETRIED: dict[str, Any] = PLAIN | {"retries": 3, "retry_delay_seconds": [1, 4, 10], "retry_condition_fn": _may_pass}
 """For tasks that talk to something that can be away for a while."""

@@ -21,7 +21,9 @@ __all__ = ["promote_version", "register_version", "release_version", "reserve_ve
 @task(name="reserve version", tags=["registry"], **RETRIED)
 def reserve_version(name: str, version: str | None, breaking: bool) -> str:
     """A version number that nobody else can take; the next minor one by default."""
-    return ModelRegistry(settings=get_settings()).reserve_version(name, version, breaking=breaking)
+    registry = ModelRegistry(settings=get_settings())
+    registry.tracking.ping()  # a training whose end couldn't be registered had better not begin
+    return registry.reserve_version(name, version, breaking=breaking)
 
 
 @task(name="release version", tags=["registry"], **PLAIN)

@@ -44,7 +44,7 @@ def test_prefect_kept_results_as_json_and_made_artefacts(trained: dict) -> None:
     assert results and all(isinstance(json.loads(p.read_text()), (dict, list, str)) for p in results)
     with sqlite3.connect(Path(os.environ["PREFECT_HOME"]) / "prefect.db") as database:
         keys = {row[0] for row in database.execute("select key from artifact where key is not null")}
-        states = dict(database.execute("select name, state_type from flow_run join flow on flow.id = flow_id"))
+        states = dict(database.execute("select flow.name, state_type from flow_run join flow on flow.id = flow_id"))
     assert {"toy-evaluation", "toy-evaluation-classes", "toy-drift", "toy-promotion"} <= keys
     assert states["train"] == "COMPLETED"
 
@@ -127,7 +127,7 @@ def test_a_taken_version_is_refused_before_any_training(trained: dict, command, 
 
 
 def test_mlflow_that_is_away_fails_clearly_and_frees_the_number(command, toy: Path, installation: Path) -> None:
-    away = {"ROBUSTIDPS_MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "ROBUSTIDPS_RETRY_SECONDS": "0"}
+    away = {"ROBUSTIDPS_MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     done = command(
         "train", "neural_ode", "--dataset", toy, "--name", "away", "--set", "epochs=1", "--limit-rows", 200, **away
     )
