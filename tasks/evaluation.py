@@ -18,7 +18,7 @@ from robustidps.tasks.references import load
 __all__ = ["evaluate_model", "report_drift"]
 
 
-@task(name="evaluate model", tags=["evaluation"], **PLAIN)
+@task(name="evaluate model", **PLAIN)
 def evaluate_model(
     bundle: dict[str, Any], held_out: dict[str, Any], dataset: str, timing: bool = True
 ) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def _show(evaluation: Evaluation) -> None:
     create_table_artifact(rows, key=f"{key}-classes", description="figures per class")
 
 
-@task(name="report drift", tags=["drift"], **PLAIN)
+@task(name="report drift", **PLAIN)
 def report_drift(bundle: dict[str, Any], reference: dict[str, Any], held_out: dict[str, Any]) -> dict[str, Any]:
     """Held-out traffic against training traffic, with Evidently; gives the summary and the report's files."""
     from robustidps.evaluation.drift import drift_report

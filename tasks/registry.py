@@ -18,7 +18,7 @@ from robustidps.tasks.options import PLAIN, RETRIED
 __all__ = ["promote_version", "register_version", "release_version", "reserve_version"]
 
 
-@task(name="reserve version", tags=["registry"], **RETRIED)
+@task(name="reserve version", **RETRIED)
 def reserve_version(name: str, version: str | None, breaking: bool) -> str:
     """A version number that nobody else can take; the next minor one by default."""
     registry = ModelRegistry(settings=get_settings())
@@ -26,13 +26,13 @@ def reserve_version(name: str, version: str | None, breaking: bool) -> str:
     return registry.reserve_version(name, version, breaking=breaking)
 
 
-@task(name="release version", tags=["registry"], **PLAIN)
+@task(name="release version", **PLAIN)
 def release_version(name: str, version: str) -> None:
     """Gives a reserved number back after a training that failed."""
     ModelRegistry(settings=get_settings()).release_reservation(name, version)
 
 
-@task(name="register version", tags=["registry"], **RETRIED)
+@task(name="register version", **RETRIED)
 def register_version(
     name: str,
     version: str,
@@ -71,7 +71,7 @@ def register_version(
     return {"name": name, "version": version, "digest": bundle["digest"]}
 
 
-@task(name="promote version", tags=["promotion"], **RETRIED)
+@task(name="promote version", **RETRIED)
 def promote_version(name: str, version: str, stage: str, rules: str | None = None) -> list[dict[str, Any]]:
     """Asks the rules for each stage up to `stage`; moves the version as far as they let it, and records refusals."""
     outcomes = promote(ModelRegistry(settings=get_settings()), name, version, stage, rules=rules, progress=current())

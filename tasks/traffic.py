@@ -16,7 +16,7 @@ from robustidps.traffic.prepare import dataset_config, load_dataset, split_datas
 __all__ = ["ingest_capture", "ingest_file", "load_traffic", "split_traffic", "usable"]
 
 
-@task(name="load traffic", tags=["traffic"], **CACHED)
+@task(name="load traffic", **CACHED)
 def load_traffic(dataset: str, data_dir: str | None = None, schema_file: str | None = None) -> dict[str, Any]:
     """Simulates or reads a data set; gives references to its parts (`all`, or `train` and `test`)."""
     parts = load_dataset(
@@ -30,7 +30,7 @@ def load_traffic(dataset: str, data_dir: str | None = None, schema_file: str | N
     return {name: store(part, folder, name).model_dump() for name, part in parts.items()}
 
 
-@task(name="ingest capture", tags=["traffic"], retries=1, **CACHED)
+@task(name="ingest capture", retries=1, **CACHED)
 def ingest_capture(path: str, sha256: str, truncated: str = "refuse") -> dict[str, Any]:
     """Flows of a packet capture, as a reference; `sha256` of the file makes the cache notice another content."""
     from robustidps.traffic.capture import ingest
@@ -51,7 +51,7 @@ def ingest_file(path: Path) -> dict[str, Any]:
     return found
 
 
-@task(name="split traffic", tags=["traffic"], **PLAIN)
+@task(name="split traffic", **PLAIN)
 def split_traffic(
     parts: dict[str, Any], dataset: str, split: str | None = None, seed: int = 0, limit_rows: int | None = None
 ) -> dict[str, Any]:

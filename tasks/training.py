@@ -18,7 +18,7 @@ from robustidps.training import train_bundle
 __all__ = ["train_model"]
 
 
-@task(name="train model", tags=["training"], **PLAIN)
+@task(name="train model", **PLAIN)
 def train_model(
     family: str,
     overrides: dict[str, Any],
