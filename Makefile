@@ -40,7 +40,7 @@ demo: setup ## the main job, end to end, on simulated traffic (under five minute
 
 test: setup ## lint, types and tests
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'not long' $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long' $(PYTEST_ARGS)
 
 test-long: setup ## soaks, fault matrices, minutes of fuzzing; rewrites docs/reliability.md
 	@$(BIN)/python -m pytest -m long --timeout 1800 $(PYTEST_ARGS)

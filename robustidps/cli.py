@@ -82,17 +82,14 @@ def _flows() -> None:
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
     """`--set key=value` options as a mapping; values are read as YAML, so that 3 is a number and true a truth."""
-    import yaml
+    from robustidps.settings import parse_yaml
 
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"{pair!r} is not of the form key=value", where="--set")
-        try:
-            found[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"the value of {key!r} can't be read", where="--set") from None
+        found[key.strip()] = parse_yaml(value, f"--set {key.strip()}")
     return found
 
 

@@ -36,7 +36,7 @@ def _traffic(registry: ModelRegistry, bundle: Bundle, on: Path | None) -> tuple[
         traffic = TrafficSet.read(on)
         dataset = on.name
     else:
-        record = registry.version(meta.name, meta.version)
+        record = registry.resolve(meta.name, meta.version)
         traffic = read_held_out(record.held_out, f"{meta.name} {meta.version}")
         dataset = str((record.held_out or {}).get("dataset", "held-out traffic"))
     return traffic, dataset

@@ -97,7 +97,7 @@ def gather(
     """
     from robustidps.evaluation.evaluate import evaluate, paired
 
-    record = registry.version(name, version)
+    record = registry.resolve(name, version)  # checked against the ledger: it names the rules and the traffic
     recorded = record.held_out or {}
     chosen = rule_set(rules or recorded.get("rules") or "default")
     if held_out is None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from robustidps.errors import DatasetError
+from robustidps.errors import DatasetError, InputError
 from robustidps.progress import Progress, silent
 from robustidps.settings import writable
 
@@ -48,9 +48,12 @@ class Scores:
         """Writes one row a flow (`time`, `source`, `verdict`, `class`, `probability`) as Parquet or, by suffix, CSV.
 
         Raises:
-            StorageError: full disk, read-only folder.
+            InputError: another suffix. StorageError: full disk, read-only folder.
         """
         import pandas as pd
+
+        if path.suffix not in (".csv", ".parquet"):
+            raise InputError("is neither .csv nor .parquet", where=path, remedy="end its name in one of these")
 
         best = self.probabilities.argmax(1) if len(self.probabilities) else np.zeros(0, int)
         frame = pd.DataFrame(
@@ -83,8 +86,10 @@ def read_traffic(path: Path, *, truncated: Any = "refuse", progress: Progress = 
     """
     from robustidps.traffic.trafficset import TrafficSet
 
-    if not path.is_file():
+    if not path.exists():
         raise DatasetError("no such file", where=path)
+    if not path.is_file():
+        raise DatasetError("is not a file", where=path, remedy="give one capture, or a Parquet file from `ingest`")
     if path.suffix == ".parquet":
         return TrafficSet.read(path)
     from robustidps.traffic.capture import ingest

@@ -36,6 +36,7 @@ __all__ = [
     "known_configs",
     "load_yaml",
     "make_settings",
+    "parse_yaml",
     "use_settings",
     "writable",
 ]
@@ -183,17 +184,29 @@ def load_yaml(path: Path, model: type[Model]) -> Model:
         raise config_error(error, path, model) from None
 
 
+def parse_yaml(text: str, where: object) -> Any:
+    """Plain values from YAML text; `where` is named in the error.
+
+    Raises:
+        ConfigError: not YAML, a tag that makes objects, a key given twice, a value that is none (`2026-99-99`).
+    """
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+    except RecursionError:
+        raise ConfigError("not readable as plain YAML: nested too deeply", where=where) from None
+    # PyYAML lets out whatever its constructors stumble on: `!!bool x` is a KeyError, `!!timestamp x` an AttributeError.
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise ConfigError(f"not readable as plain YAML: {' '.join(str(error).split())}", where=where) from None
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a subclass of SafeLoader
+        content = parse_yaml(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         known = sorted(p.stem for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ConfigError("no such file", where=path, remedy=f"known here: {', '.join(known) or 'none'}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"can't be read: {error}", where=path) from None
-    except (yaml.YAMLError, TypeError, RecursionError) as error:
-        raise ConfigError(f"not readable as plain YAML: {' '.join(str(error).split())}", where=path) from None
     if not isinstance(content, dict):
         raise ConfigError("must be a mapping of keys to values", where=path)
     return {str(key): value for key, value in content.items()}
@@ -231,7 +244,7 @@ def writable(path: Path) -> Iterator[None]:
     """Turns the operating system's refusals to write into one clear error.
 
     Raises:
-        StorageError: the disk is full, the folder read-only or not ours.
+        StorageError: the disk is full, the folder read-only or not ours, the path none that can be written.
     """
     try:
         yield
@@ -243,6 +256,12 @@ def writable(path: Path) -> Iterator[None]:
             1: "not permitted",
             122: "the disk quota is used up",
             27: "the file size limit is reached",
+            21: "it is a folder",
+            20: "part of the path is not a folder",
+            17: "a file is in the way",
+            36: "the name is too long",
+            40: "its links go round in circles",
+            5: "the device failed",
         }
         if error.errno not in reasons:
             raise

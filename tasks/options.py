@@ -1,7 +1,7 @@
 """What our tasks share: how results are kept and what is tried again.
 
-Tags are on the deployments (`deployments/prefect.yaml`), not on tasks: Prefect asks its server for a concurrency slot for
-every tag of a task before it starts, and with the embedded server that request was seen to hang for a minute.
+Tags are on the deployments (`deployments/prefect.yaml`), not on tasks: Prefect asks its server for a concurrency slot
+for every tag of a task before it starts, and with the embedded server that request was seen to hang for a minute.
 """
 
 from __future__ import annotations

@@ -370,7 +370,7 @@ def _against_tables(
         if row["generation"] != last:
             yield Problem(None, f"{name}: assignment is at generation {row['generation']}, the ledger at {last}", name)
     query = sa.select(state.version).where(state.version.c.status != "reserved")
-    known = {(r["model"], r["version"]): r["digest"] for r in connection.execute(query).mappings()}
+    known = {(r["model"], r["version"]): (r["digest"], r["held_out"]) for r in connection.execute(query).mappings()}
     for name, entries in decisions.items():
         if model is not None and name != model:
             continue
@@ -381,13 +381,36 @@ def _against_tables(
                     yield Problem(
                         entry.seq, f"registers {name} {entry.version}, which is not in the version table", name
                     )
-                elif known.pop(key) != entry.bundle_digest:
-                    yield Problem(
-                        None, f"{name} {entry.version}: the version table has another digest than the ledger", name
-                    )
+                elif differs := contradiction(entry, *known.pop(key)):
+                    yield Problem(None, f"{name} {entry.version}: {differs}", name)
     for name, number in known:
         if model is None or name == model:
             yield Problem(None, f"{name} {number}: is in the version table, but no decision registers it", name)
+
+
+def contradiction(registered: Decision, digest: str | None, held_out: str | None) -> str | None:
+    """What the version table says otherwise than the decision that registered the version; None if they agree.
+
+    Args:
+        held_out: canonical JSON of what the version is judged on: whoever could exchange that, or the rules named in
+            it, would need no forged decision.
+    """
+    if digest != registered.bundle_digest:
+        return "the version table has another digest than the ledger"
+    recorded = registered.evidence.get("held_out")
+    if held_out != (None if recorded is None else canonical(recorded)):
+        return "the version table has other held-out traffic than the ledger"
+    return None
+
+
+def require_registered(
+    decisions: Iterable[Decision], model: str, version: str, digest: str | None, held_out: str | None
+) -> None:
+    """Raises LedgerError unless a checked decision registered the version just as the version table has it."""
+    registered = next((d for d in decisions if d.action == "register" and d.version == version), None)
+    problem = "no decision registers it" if registered is None else contradiction(registered, digest, held_out)
+    if problem:
+        raise LedgerError(problem, where=f"{model} {version}", remedy=REMEDY)
 
 
 def approval(decisions: Iterable[Decision], version: str, stage: str | None = None) -> Decision | None:

@@ -118,7 +118,7 @@ class Registration:
                     connection.execute(_update(name, version).values(run_id=run_id))
                 step("register.run")
             number = self._upload(bundle, run_id)
-            move = Move(name, version, "register", "None", *actor, evidence=_facts(bundle.metadata))
+            move = Move(name, version, "register", "None", *actor, evidence=_facts(bundle.metadata, held_out))
             values = {"status": "registered", "mlflow_version": number, "run_id": run_id, "digest": bundle.digest}
             commit(self.store, self.ledger, move, version_values=values)
 
@@ -226,10 +226,10 @@ def _epochs(history: Any) -> list[Mapping[str, float]]:
     return [dict(entry) for entry in history]
 
 
-def _facts(metadata: ModelMetadata) -> dict[str, Any]:
-    """What a registration's record keeps of the bundle's own claims."""
+def _facts(metadata: ModelMetadata, held_out: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a registration's record keeps of the bundle's own claims, and what it is to be judged on."""
     keys = {"family", "schema_digest", "performance_metrics", "training", "author", "description"}
-    return metadata.model_dump(mode="json", include=keys)
+    return metadata.model_dump(mode="json", include=keys) | {"held_out": held_out}
 
 
 def _registered_already(name: str, version: str, same: bool) -> VersionExistsError:

@@ -40,7 +40,7 @@ from robustidps.errors import (
 from robustidps.registry import state
 from robustidps.registry.cache import BundleCache
 from robustidps.registry.keys import InstallationKey
-from robustidps.registry.ledger import Decision, Ledger, LedgerReport, Problem, approval, canonical
+from robustidps.registry.ledger import Decision, Ledger, LedgerReport, Problem, approval, canonical, require_registered
 from robustidps.registry.metadata import ModelMetadata, check_version, version_key
 from robustidps.registry.projection import Projection
 from robustidps.registry.records import (
@@ -541,7 +541,8 @@ class ModelRegistry:
 
         Args:
             version: a number; `production` or `staging`; or `latest`, the newest version that was approved and neither
-                rolled back nor withdrawn. All but a number need an approving decision whose signature checks out.
+                rolled back nor withdrawn. All but a number need an approving decision whose signature checks out; a
+                number needs the decision that registered it.
 
         Raises:
             NotFoundError: no such version, or none in that role.
@@ -560,10 +561,10 @@ class ModelRegistry:
             record = self.version(name, version)
             if record.status == "reserved":
                 raise NotFoundError("is reserved, but not registered", where=f"{name} {version}")
+            self._require_registered(record, self._checked(name))
             return record
         assigned = self.assignment(name)
-        with self.store.read() as connection:
-            decisions = self.ledger.checked_of_model(connection, name)
+        decisions = self._checked(name)
         standing = standing_of(decisions)
         roles: dict[str, str | None] = dict(standing.roles())
         if roles != {role: getattr(assigned, role) for role in roles}:
@@ -580,7 +581,16 @@ class ModelRegistry:
         if granted is None or granted.bundle_digest != record.digest:
             self.verify(name)
             raise BundleError("no decision approves this bundle for that stage", where=f"{name} {chosen}")
+        self._require_registered(record, decisions)
         return record
+
+    def _checked(self, name: str) -> list[Decision]:
+        with self.store.read() as connection:
+            return self.ledger.checked_of_model(connection, name)
+
+    def _require_registered(self, record: VersionRecord, decisions: list[Decision]) -> None:
+        held_out = None if record.held_out is None else canonical(record.held_out)
+        require_registered(decisions, record.model, record.version, record.digest, held_out)
 
     def _latest(self, name: str, decisions: list[Decision]) -> str | None:
         standing = standing_of(decisions)

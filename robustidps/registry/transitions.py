@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from robustidps.errors import ConflictError, LedgerError, NotFoundError, RefusedError
 from robustidps.registry import state
-from robustidps.registry.ledger import REMEDY, Decision, Ledger
+from robustidps.registry.ledger import REMEDY, Decision, Ledger, require_registered
 from robustidps.registry.stages import Standing, advance, stage_of
 from robustidps.registry.steps import step
 
@@ -97,6 +97,8 @@ def commit(
                 remedy="look at it again, then decide anew",
             )
         version = _version_row(connection, move)
+        if move.action != "register":
+            require_registered(decisions, move.model, move.version, version["digest"], version["held_out"])
         before = stage_of(standing, move.version)
         if move.action in ("promote", "archive") and before == move.to_stage:
             raise ConflictError(_already(decisions, move), where=f"{move.model} {move.version}", remedy="nothing to do")

@@ -32,7 +32,14 @@ from typing import IO, Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from robustidps.errors import CaptureError, MissingExtraError, RobustIDPSError, StorageError, TruncatedCaptureError
+from robustidps.errors import (
+    CaptureError,
+    ConfigError,
+    MissingExtraError,
+    RobustIDPSError,
+    StorageError,
+    TruncatedCaptureError,
+)
 from robustidps.progress import Progress, silent
 from robustidps.settings import writable
 from robustidps.traffic import _nfstream_worker as worker
@@ -51,6 +58,7 @@ _RECORD = np.dtype(
     + [("src_ip", "S46"), ("dst_ip", "S46")]
 )
 _ADDRESS = frozenset("0123456789abcdef.:")
+_LARGEST_LIMIT = 2**53
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,11 @@ class Limits:
     flows: int = 2_000_000
     memory_bytes: int = 4 * 1024**3  # resident, of the process that runs NFStream
     seconds: float = 3600.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 < value <= _LARGEST_LIMIT:  # false for NaN as well
+                raise ConfigError(f"{value:g} is no limit", where=f"limit on {name}", remedy="give a number above zero")
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from robustidps.errors import IntegrityError, LedgerError
+from robustidps.judging import gather
 from robustidps.registry import ledger as ledgers
 from robustidps.registry.keys import InstallationKey
 from robustidps.registry.registry import ModelRegistry
@@ -215,6 +216,7 @@ def test_a_rollback_dressed_up_with_the_real_key_still_has_to_make_sense(home):
         "UPDATE assignment SET generation = generation + 1",
         "DELETE FROM assignment",
         "UPDATE version SET digest = 'ab' WHERE version = '1.0.0'",
+        "UPDATE version SET held_out = '{\"path\":\"easy.parquet\"}' WHERE version = '1.0.0'",
         "UPDATE version SET version = '3.0.0' WHERE version = '1.1.0'",
         "INSERT INTO version (model, version, status, digest, author, created_at) "
         "VALUES ('toy', '4.0.0', 'registered', 'ab', 'me', '2026-01-01T00:00:00+00:00')",
@@ -252,6 +254,29 @@ def test_a_digest_exchanged_past_the_ledger_is_not_loaded(home):
     attack(home, "UPDATE version SET digest = ? WHERE version = '1.0.0'", parameters=(other,))
     with pytest.raises(IntegrityError):
         memory_registry(home).load_model("toy", "production")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE version SET digest = (SELECT digest FROM version WHERE version = '1.1.0') WHERE version = '1.0.0'",
+        'UPDATE version SET held_out = \'{"path":"easy.parquet","rules":"lenient"}\' WHERE version = \'1.0.0\'',
+    ],
+    ids=["the bundle exchanged", "easier traffic and rules"],
+)
+def test_a_version_edited_past_the_ledger_is_neither_loaded_by_number_nor_judged_nor_moved(home, edit):
+    attack(home, edit)
+    registry = memory_registry(home)
+    before = rows(home)
+    for act in (
+        lambda: registry.load_model("toy", "1.0.0"),
+        lambda: gather(registry, "toy", "1.0.0"),
+        lambda: registry.transition("toy", "1.0.0", "Production", verdict=APPROVE),
+        lambda: registry.withdraw("toy", "1.0.0", reason="seems odd"),
+    ):
+        with pytest.raises(LedgerError, match="version table"):
+            act()
+    assert rows(home) == before
 
 
 def test_an_edited_row_gives_one_message_with_row_and_remedy(home):

@@ -11,7 +11,7 @@ import pytest
 
 from robustidps.traffic.trafficset import TrafficSet
 
-pytestmark = [pytest.mark.xdist_group("installation"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_training_registers_judges_and_promotes(trained: dict, installation: Path) -> None:
