@@ -8,6 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
+from robustidps.errors import VersionExistsError
 from robustidps.evaluation.report import Evaluation
 from robustidps.judging import promote
 from robustidps.progress import current
@@ -49,21 +50,25 @@ def register_version(
     registry = ModelRegistry(settings=get_settings())
     share = drift["summary"]["drifted_share"] if drift else None
     current()("registering", 0, 2)
-    registry.register_model(
-        name,
-        version,
-        Path(bundle["path"]),
-        held_out={
-            "path": held_out["path"],
-            "digest": held_out["digest"],
-            "dataset": dataset,
-            "rules": rules,
-            "drift_share": share,
-        },
-        history=bundle["history"],
-        params=bundle["settings"],
-        command=command,
-    )
+    try:
+        registry.register_model(
+            name,
+            version,
+            Path(bundle["path"]),
+            held_out={
+                "path": held_out["path"],
+                "digest": held_out["digest"],
+                "dataset": dataset,
+                "rules": rules,
+                "drift_share": share,
+            },
+            history=bundle["history"],
+            params=bundle["settings"],
+            command=command,
+        )
+    except VersionExistsError:  # tried again: the try before got as far as this
+        if registry.version(name, version).digest != bundle["digest"]:
+            raise
     current()("registering", 1, 2)
     files = [Path(f) for f in evaluated["files"] + (drift["files"] if drift else [])]
     registry.log_evaluation(name, version, Evaluation.model_validate(evaluated["evaluation"]), files, drift_share=share)

@@ -35,6 +35,7 @@ from robustidps.errors import (
     RefusedError,
     RegistryUnavailableError,
     RobustIDPSError,
+    VersionExistsError,
     printable,
 )
 from robustidps.registry import state
@@ -669,9 +670,11 @@ class ModelRegistry:
         for summary in self.models():
             for record in self.versions(summary.name):
                 if record.status == "reserved" and record.digest and self.cache.has(record.digest):
-                    finished = self.register_model(
-                        record.model, record.version, self.cache.check(record.digest), held_out=record.held_out
-                    )
+                    kept = self.cache.check(record.digest)
+                    try:
+                        finished = self.register_model(record.model, record.version, kept, held_out=record.held_out)
+                    except VersionExistsError:
+                        continue  # it wasn't cut short: whoever was at it has finished meanwhile
                     done.append(f"{finished.model}: registration of {finished.version} finished")
             assigned = self.assignment(summary.name)
             for version in filter(None, (assigned.production, assigned.previous, assigned.staging)):

@@ -348,3 +348,23 @@ def test_reading_history_rolling_back_and_loading_do_not_import_mlflow(stocked):
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_repair_leaves_a_registration_alone_that_another_process_finishes_meanwhile(registry, bundles, monkeypatch):
+    with monkeypatch.context() as cut, pytest.raises(InterruptedError):
+
+        def killed(*unused):
+            raise InterruptedError
+
+        cut.setattr(registry.tracking, "upload_bundle", killed)
+        registry.register_model("toy", "1.0.0", bundles["1.0.0"])
+    assert registry.version("toy", "1.0.0").status == "reserved"
+    register = registry.register_model
+
+    def beaten(*args, **options):
+        register(*args, **options)
+        return register(*args, **options)
+
+    monkeypatch.setattr(registry, "register_model", beaten)
+    registry.repair()
+    assert registry.version("toy", "1.0.0").status == "registered"
