@@ -109,5 +109,6 @@ def _mlflow(settings: Settings) -> Finding:
         return Finding("MLflow", "fail", "not installed", "pip install 'robustidps[mlops]'")
     from robustidps.registry.registry import ModelRegistry
 
-    ModelRegistry(settings=settings).tracking.ping()
-    return Finding("MLflow", "ok", settings.tracking_uri)
+    tracking = ModelRegistry(settings=settings).tracking
+    tracking.ping()
+    return Finding("MLflow", "ok", tracking.where)

@@ -75,8 +75,10 @@ def running(settings: Settings, *, timeout_s: float = 120.0, progress: Progress 
     artifacts = settings.folder("artifacts")
     mlflow_port, prefect_port = free_port(5000), free_port(4200)
     base = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+    # Not on the command line, which every user of the machine can read: it may hold a password.
+    mlflow_env = base | {"MLFLOW_BACKEND_STORE_URI": settings.tracking_uri}
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
-    mlflow += ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", str(artifacts)]
+    mlflow += ["--artifacts-destination", str(artifacts)]
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
     prefect_env = base | {
         "PREFECT_HOME": str(settings.folder("prefect")),
@@ -87,7 +89,7 @@ def running(settings: Settings, *, timeout_s: float = 120.0, progress: Progress 
     servers: list[Server] = []
     try:
         if not settings.tracking_uri.startswith("http"):
-            servers.append(_start("MLflow", mlflow, f"http://{HOST}:{mlflow_port}", base, logs))
+            servers.append(_start("MLflow", mlflow, f"http://{HOST}:{mlflow_port}", mlflow_env, logs))
         servers.append(_start("Prefect", prefect, f"http://{HOST}:{prefect_port}", prefect_env, logs))
         for server in servers:
             _wait(server, timeout_s, progress)
