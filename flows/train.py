@@ -117,7 +117,13 @@ def command_line(parameters: dict[str, Any]) -> str:
     """The command that repeats a training flow with these parameters."""
     words = ["robustidps", "train", str(parameters["family"])]
     plain = {"dataset": "--dataset", "data_dir": "--data-dir", "schema_file": "--schema", "seeds": "--seeds"}
-    plain |= {"split": "--split", "limit_rows": "--limit-rows", "rules": "--rules", "promote_to": "--promote-to"}
+    plain |= {
+        "name": "--name",
+        "split": "--split",
+        "limit_rows": "--limit-rows",
+        "rules": "--rules",
+        "promote_to": "--promote-to",
+    }
     for key, option in plain.items():
         if parameters.get(key) not in (None, "", 1) or key == "dataset":
             words += [option, str(parameters[key])]
