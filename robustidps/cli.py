@@ -418,7 +418,9 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         console.emit_json([asdict(f) for f in findings])
     else:
-        console.table("", ["", "what", "found", "what to do"], [(f.status, f.what, f.text, f.remedy) for f in findings])
+        colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+        for f in findings:
+            console.line(f"{f.status:<4}  {f.what}", f.text + (f": {f.remedy}" if f.remedy else ""), colours[f.status])
     if any(f.status == "fail" for f in findings):
         raise typer.Exit(6)
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +24,9 @@ __all__ = ["bars", "emit_json", "fail", "line", "out", "remark", "table"]
 
 LABEL = 28
 """Width of the left column in which a stage is named."""
+
+SHORT = 24
+"""Columns whose cells are no longer than this are never wrapped; longer ones share what width is left."""
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -45,10 +48,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     grid = Table(
         title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
-    for column in columns:
-        grid.add_column(escape(column), justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(escape(printable(cell, 400)) for cell in row))
+    cells = [[printable(cell, 400) for cell in row] for row in rows]
+    for index, column in enumerate(columns):
+        short = max([len(column), *(len(row[index]) for row in cells)]) <= SHORT
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        grid.add_column(escape(column), justify=justify, overflow="fold", no_wrap=short)
+    for row in cells:
+        grid.add_row(*map(escape, row))
     out.print(grid)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustidps import console
 from robustidps.errors import DatasetError
-from robustidps.settings import config_file, known_configs, load_yaml
+from robustidps.settings import config_file, exists, known_configs, load_yaml
 
 if TYPE_CHECKING:
     from robustidps.comparing import Comparison
@@ -112,6 +112,27 @@ def versions(registry: ModelRegistry, name: str) -> Page:
     return Page(name, rows)
 
 
+@dataclass(frozen=True)
+class HistoryPage(Page):
+    """Decisions, a line each; further reasons stand below the first."""
+
+    def show(self) -> None:
+        if not self.rows:
+            console.remark(self.empty)
+        for row in self.rows:
+            reasons = row["why"] or [""]
+            head = f"{row['time']:%Y-%m-%d %H:%M}  {row['model']} {row['version']}"
+            console.line(
+                head, f"{row['decision']:<9} {row['to'] or '-':<11} {reasons[0]}", COLOURS.get(row["verdict"], "")
+            )
+            for reason in reasons[1:]:
+                console.line("", f"{'':<21} {reason}")
+            console.remark(f"{'':<{console.LABEL}} by {row['by']}")
+
+
+COLOURS = {"promote": "green", "reject": "red", "hold": "yellow"}
+
+
 def history(registry: ModelRegistry, name: str | None) -> Page:
     rows = [
         {
@@ -119,14 +140,14 @@ def history(registry: ModelRegistry, name: str | None) -> Page:
             "model": d.model,
             "version": d.version,
             "decision": d.action,
-            "to": d.to_stage,
+            "to": None if d.to_stage == "None" else d.to_stage,
             "by": f"{d.actor} ({d.actor_source})",
             "verdict": d.verdict,
-            "why": "; ".join(d.reasons),
+            "why": list(d.reasons),
         }
         for d in registry.history(name)
     ]
-    return Page(name or "all models", rows, empty="no decision yet")
+    return HistoryPage(name or "all models", rows, empty="no decision yet")
 
 
 def datasets() -> Page:
@@ -158,7 +179,7 @@ def describe(path: Path) -> Page:
     from robustidps.traffic.loaders import known, recognise
     from robustidps.traffic.trafficset import TrafficSet
 
-    if not path.exists():
+    if not exists(path):
         raise DatasetError("no such file or folder", where=path)
     if path.suffix in CAPTURE_SUFFIXES:
         facts: Mapping[str, Any] = inspect(path).to_dict()

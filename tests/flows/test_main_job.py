@@ -77,7 +77,7 @@ def test_a_third_version_replaces_the_first_and_a_rollback_brings_it_back(traine
     assert back.returncode == 0 and "2.0.0 -> 1.0.0" in back.stdout
     log = json.loads(command("history", "toy", "--json").stdout)
     assert [(d["decision"], d["version"]) for d in log][-1] == ("rollback", "1.0.0")
-    assert "ticket 4711" in log[-1]["why"]
+    assert "ticket 4711" in log[-1]["why"][0]
     assert command("history", "--verify").returncode == 0
     again = command("rollback", "toy")
     assert again.returncode == 4 and "no previous version" in again.stderr
