@@ -25,7 +25,7 @@ from robustidps.errors import ConfigError, DatasetError, ModelValidationError, S
 from robustidps.families import FamilySettings, ModelFamily, Standardised, TrainedModel, TrainingContext
 from robustidps.preprocessing import Preprocessing
 from robustidps.progress import Progress, silent
-from robustidps.registry.metadata import ModelMetadata, TrainingFacts, check_version
+from robustidps.registry.metadata import MAX_TOOLS, ModelMetadata, TrainingFacts, check_version
 from robustidps.settings import check_name
 from robustidps.traffic.schema import TrafficSchema
 from robustidps.traffic.trafficset import TrafficSet
@@ -152,6 +152,7 @@ def train_bundle(
             split=split,
             seed=settings.seed,
             settings=settings.model_dump(mode="json"),
+            tools=attack_tools(train),
         ),
         temperature=fitted.temperature,
         thresholds=fitted.thresholds,
@@ -262,6 +263,12 @@ def requirements(family: ModelFamily) -> list[str]:
             version = importlib.metadata.version(name)
         found.append(f"{name}=={version.partition('+')[0]}")  # a local build's +cpu is on no index
     return sorted(found)
+
+
+def attack_tools(traffic: TrafficSet) -> list[str]:
+    """Names of the attack tools in `traffic`, sorted; none where they are too many to be tools, or too long."""
+    found = sorted(set(traffic.tool[traffic.labels > 0].astype(str).tolist()) - {""})
+    return found if len(found) <= MAX_TOOLS and all(len(name) <= 200 for name in found) else []
 
 
 def _demand_trainable(train: TrafficSet, validation: TrafficSet) -> None:

@@ -48,6 +48,7 @@ def test_the_bundle_opens_and_says_where_its_knowledge_comes_from(result):
     assert facts.time_to == max(TRAIN.time.max(), VALIDATION.time.max())
     assert (facts.dataset, facts.split, facts.seed) == ("toy", "two days", 3)
     assert facts.settings == LinearSettings(seed=3).model_dump()
+    assert facts.tools == ["flood", "scan"]  # of attacks; what benign traffic is called is no tool
     assert metadata.requirements == [f"numpy=={np.__version__}"]
 
 

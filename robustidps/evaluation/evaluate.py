@@ -69,12 +69,13 @@ def evaluate(
     """Scores `held_out` with `bundle` and works out every figure.
 
     Args:
-        bundle: has `probabilities(x)`, `metadata` (name, version, thresholds), `schema` and `digest`.
+        bundle: has `probabilities(x)`, `metadata` (name, version, thresholds, training), `schema` and `digest`.
         held_out: traffic disjoint from training; unlabelled rows are scored and left out of the figures.
         dataset: its name, for the record.
         resamples: bootstrap resamples; equal `seed` gives equal intervals.
         timing: measure latency and throughput too (about three seconds).
         seen_tools: attack tools (`TrafficSet.tool`) that were in training; gives recall on seen and unseen ones apart.
+            Default: those that the bundle's metadata names.
         flows_per_day: benign flows a day that `false_alerts_per_day` is stated for.
 
     Raises:
@@ -101,6 +102,9 @@ def evaluate(
     rows = held_out.select(known)
     blocks = blocks_of(rows)
     notes = list(blocks.notes)
+    if seen_tools is None:
+        training = bundle.metadata.training
+        seen_tools = training.tools if training and training.tools else None
     if not known.all():
         notes.append(f"{int((~known).sum())} unlabelled rows were left out")
     p, alerts = probabilities[known], predictions.alerts[known]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import semver
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -17,6 +17,9 @@ from robustidps.errors import BundleError, NameInvalidError, printable
 from robustidps.settings import check_name
 
 __all__ = ["ModelMetadata", "TrainingFacts", "check_version", "next_version", "version_key"]
+
+MAX_TOOLS = 500
+"""Attack tools that a bundle names; a data set with more of them names none."""
 
 
 def check_version(text: str) -> str:
@@ -50,6 +53,7 @@ class TrainingFacts(BaseModel):
 
     time_from, time_to: seconds since 1970 UTC of the first and last flow used for training or validation; None where
         the data set has no time.
+    tools: attack tools among the training rows, sorted; empty where the data set names none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +66,7 @@ class TrainingFacts(BaseModel):
     split: str = Field(default="", max_length=400)
     seed: int = 0
     settings: dict[str, Any] = Field(default_factory=dict)
+    tools: list[Annotated[str, Field(max_length=200)]] = Field(default_factory=list, max_length=MAX_TOOLS)
 
 
 class ModelMetadata(BaseModel):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from robustidps.registry.metadata import TrainingFacts
 from robustidps.traffic.schema import Feature, TrafficSchema
 from robustidps.traffic.trafficset import TrafficSet
 
@@ -23,10 +24,11 @@ class FakeBundle:
     thresholds: dict = field(default_factory=lambda: {"Flood": 0.6, "Scan": 0.6})
     schema: TrafficSchema = SCHEMA
     digest: str = "d" * 64
+    training: TrainingFacts | None = None
 
     @property
     def metadata(self) -> SimpleNamespace:
-        return SimpleNamespace(name="model", version=self.version, thresholds=self.thresholds)
+        return SimpleNamespace(name="model", version=self.version, thresholds=self.thresholds, training=self.training)
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         return x[:, : self.schema.output_dim]

@@ -13,6 +13,7 @@ from robustidps.errors import DatasetError, SchemaError
 from robustidps.evaluation.evaluate import Predictions, evaluate, paired
 from robustidps.evaluation.metrics import describe
 from robustidps.evaluation.report import Evaluation
+from robustidps.registry.metadata import TrainingFacts
 
 B, F, S = [0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]
 UNSURE = [0.3, 0.5, 0.2]  # an attack is most probable, below the alert threshold of 0.6
@@ -103,6 +104,10 @@ def test_tools_seen_and_unseen_are_told_apart(bundle, make):
     e, _ = evaluate(bundle, traffic, dataset="d", timing=False, seen_tools={"old", "web"})
     assert e.metric("recall_seen_tools") == 0.5 and e.metric("detection_seen_tools") == 1.0
     assert e.metric("recall_unseen_tools") == 0.5 and e.metric("detection_unseen_tools") == 0.5
+    bundle.training = TrainingFacts(dataset="d", data_digest="", rows=1, tools=["old", "web"])
+    by_its_own_word, _ = evaluate(bundle, traffic, dataset="d", timing=False)
+    assert by_its_own_word.headline == e.headline
+    bundle.training = None
     unknown, _ = evaluate(bundle, traffic, dataset="d", timing=False)
     assert unknown.metric("recall_unseen_tools") is None
     assert any("not told apart" in n for n in unknown.notes)
