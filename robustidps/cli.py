@@ -272,12 +272,28 @@ def promote(
 
 @app.command(rich_help_panel="Stages")
 def rollback(name: Name, reason: Reason = "", as_json: Json = False) -> None:
-    """Put the retained previous version back into production. One commit, offline, within a second."""
-    decision = _registry().rollback(name, reason=reason)
+    """Put the retained previous version back into production. One commit, offline; then MLflow's aliases follow."""
+    registry = _registry()
+    decision = registry.rollback(name, reason=reason)
     if as_json:
         console.emit_json(decision.as_dict())
     else:
         console.line(name, f"{decision.from_version} -> {decision.version} (Production)", "green")
+    sys.stdout.flush()
+    _let_mlflow_follow(registry, name)
+
+
+def _let_mlflow_follow(registry: ModelRegistry, name: str) -> None:
+    """Brings MLflow's picture in line with a move that stands already: whatever hinders it is a remark, no failure."""
+    from importlib.util import find_spec
+
+    if find_spec("mlflow") is None:
+        return
+    try:
+        registry.ensure_projected(name)
+    except (RobustIDPSError, KeyboardInterrupt) as error:
+        why = str(error) or "interrupted"
+        console.remark(f"the rollback stands; MLflow's aliases follow later (robustidps registry repair): {why}")
 
 
 @app.command(rich_help_panel="Stages")

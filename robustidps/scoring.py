@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from robustidps.errors import DatasetError, InputError
 from robustidps.progress import Progress, silent
-from robustidps.settings import writable
+from robustidps.settings import exists, writable
 
 if TYPE_CHECKING:
     from robustidps.bundle import Bundle
@@ -86,7 +86,7 @@ def read_traffic(path: Path, *, truncated: Any = "refuse", progress: Progress = 
     """
     from robustidps.traffic.trafficset import TrafficSet
 
-    if not path.exists():
+    if not exists(path):
         raise DatasetError("no such file", where=path)
     if not path.is_file():
         raise DatasetError("is not a file", where=path, remedy="give one capture, or a Parquet file from `ingest`")

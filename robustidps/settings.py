@@ -32,6 +32,7 @@ __all__ = [
     "config_error",
     "config_file",
     "configure",
+    "exists",
     "get_settings",
     "known_configs",
     "load_yaml",
@@ -65,7 +66,7 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        return _home(value)
 
     @property
     def tracking_uri(self) -> str:
@@ -96,9 +97,21 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         home = init_settings().get("home") or env_settings().get("home") or platformdirs.user_data_path("robustidps")
-        file = Path(home).expanduser() / "settings.yaml"
-        content = _read_yaml(file) if file.exists() else {}
+        file = _home(Path(home)) / "settings.yaml"
+        content = _read_yaml(file) if exists(file) else {}
         return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=content)
+
+
+def _home(path: Path) -> Path:
+    try:
+        path = path.expanduser().absolute()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"can't be the home folder: {reason}", where=path, remedy="name another with --home"
+        ) from None
+    return path
 
 
 _current: Settings | None = None
@@ -237,6 +250,14 @@ def check_name(name: str, what: str = "model name") -> str:
             remedy="use 1 to 63 of a-z, 0-9, _ and -, beginning with a letter",
         )
     return name
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at `path`; a name that the system finds too long has nothing."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -69,7 +69,12 @@ def test_lists_are_json_where_a_script_reads_them(run) -> None:
         (("train", "neural_ode", "--set", "hidden=-1"), 3, "hidden"),
         (("train", "neural_ode", "--set", "hiden=1"), 3, "unknown key 'hiden'"),
         (("train", "neural_ode", "--set", "hidden"), 3, "key=value"),
+        (("train", "neural_ode", "--set", "hidden=" + "[" * 5000), 3, "nested too deeply"),
+        (("train", "neural_ode", "--set", "hidden=2026-99-99"), 3, "--set hidden"),
         (("train", "neural_ode", "--dataset", "nope"), 3, "no data set"),
+        (("train", "neural_ode", "--dataset", "a" * 5000), 3, "no data set"),
+        (("train", "neural_ode", "--dataset", "~nobody-of-that-name/x"), 3, "no data set"),
+        (("data", "describe", "a" * 5000), 3, "no such file"),
         (("models", "../../etc"), 3, "is not a model name"),
         (("models", "nothing"), 3, "no such model"),
         (("promote", "nothing", "1.0.0"), 3, "no such model"),
@@ -78,10 +83,11 @@ def test_lists_are_json_where_a_script_reads_them(run) -> None:
         (("score", "nothing.pcap", "--model", "nothing"), 3, "no such model"),
         (("data", "describe", "nothing.pcap"), 3, "no such file"),
         (("ingest", "nothing.pcap"), 3, "nothing.pcap"),
+        (("ingest", "nothing.pcap", "--max-seconds", "nan"), 3, "limit on seconds"),
         (("ingest", "x.pcap", "--truncated", "maybe"), 2, "maybe"),
         (("frobnicate",), 2, "frobnicate"),
     ],
-    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
+    ids=lambda value: " ".join(map(str, value))[:60] if isinstance(value, tuple) else None,
 )
 def test_bad_input_ends_in_one_message_and_an_exit_code(run, words: tuple, code: int, says: str) -> None:
     found, out, err = run(*words)
@@ -108,6 +114,12 @@ def test_an_unknown_setting_in_the_settings_file_is_named(run, home: Path) -> No
     (home / "settings.yaml").write_text("colour: red\n")
     code, _, err = run("models")
     assert code == 3 and "colour" in err
+
+
+@pytest.mark.parametrize("named", ["~nobody-of-that-name/x", "a" * 5000])
+def test_a_home_that_cannot_be_is_one_message(run, named: str) -> None:
+    code, _, err = run("--home", named, "models")
+    assert code == 3 and "can't be the home folder" in err and "Traceback" not in err
 
 
 def test_the_demo_never_removes_a_folder_it_did_not_make(run, home: Path) -> None:

@@ -74,8 +74,10 @@ def test_a_missing_extra_says_what_to_install():
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permission"), (errno.EDQUOT, "quota")],
-)
+    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EACCES, "permission"), (errno.EDQUOT, "quota"),
+     (errno.EISDIR, "is a folder"), (errno.ENOTDIR, "not a folder"), (errno.EEXIST, "in the way"),
+     (errno.ENAMETOOLONG, "too long"), (errno.ELOOP, "in circles"), (errno.EIO, "device failed")],
+)  # fmt: skip
 def test_what_the_system_refuses_to_write_is_a_storage_error(number, words, tmp_path):
     with pytest.raises(StorageError, match=words) as caught, writable(tmp_path / "model.onnx"):
         raise OSError(number, os.strerror(number))
@@ -169,7 +171,12 @@ def test_a_tag_that_makes_objects_is_refused_and_nothing_runs(file, text, tmp_pa
         ("rate: *nowhere", "not readable as plain YAML"),
         (b"rate: \xff\xfe", "can't be read"),
         (b"rate: 0.5\x00", "not readable as plain YAML"),
-        ("[" * 5000, "not readable as plain YAML"),
+        ("[" * 5000, "nested too deeply"),
+        ("rate: 2026-99-99", "month must be in"),
+        ("rate: !!timestamp x", "not readable as plain YAML"),
+        ("rate: !!bool x", "not readable as plain YAML"),
+        ("rate: !!int ''", "not readable as plain YAML"),
+        ("rate: " + "9" * 5000, "not readable as plain YAML"),
         ("a: 1\nb: 2\nc: 3\nd: 4\ne: 5", "unknown key 'a'; unknown key 'b'"),
         ("\"\\e[2J\": 1", r"unknown key '\?\[2J'"),
     ],

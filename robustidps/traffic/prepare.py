@@ -7,6 +7,7 @@ where it has them. A shuffled split is only made when asked for by name, because
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,12 +52,20 @@ def dataset_config(dataset: str) -> DatasetConfig:
     """
     if dataset in known_configs("training"):
         return load_yaml(config_file("training", dataset), DatasetConfig)
-    path = Path(dataset).expanduser()
-    if path.is_file():
+    path = _table_path(dataset)
+    if path is not None:
         stem = "".join(c if c.isalnum() else "_" for c in path.name.split(".")[0].lower()).strip("_")[:40]
         return DatasetConfig(source="file", suffix=stem or "data")
     known = ", ".join(known_configs("training"))
     raise ConfigError(f"no data set {printable(dataset)!r}", remedy=f"known: {known}; or name a Parquet or CSV file")
+
+
+def _table_path(dataset: str) -> Path | None:
+    """The file that `dataset` names, if it names one."""
+    with contextlib.suppress(OSError, RuntimeError):  # a name beyond the system's length; a `~` without a home
+        path = Path(dataset).expanduser()
+        return path if path.is_file() else None
+    return None
 
 
 def load_dataset(
