@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from robustidps.errors import CaptureError, MissingExtraError, TruncatedCaptureError
+from robustidps.errors import CaptureError, ConfigError, MissingExtraError, TruncatedCaptureError
 from robustidps.traffic import _nfstream_worker as worker
 from robustidps.traffic import capture
 from robustidps.traffic.capture import FlowTable, Limits, extract, extract_many, ingest, inspect
@@ -151,6 +151,13 @@ def test_what_goes_beyond_a_limit_is_ended_and_says_which(flood, limits, words):
         extract(flood, limits=limits)
     assert caught.value.remedy
     assert not children()
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 1e300])
+@pytest.mark.parametrize("name", ["bytes", "flows", "memory_bytes", "seconds"])
+def test_a_limit_that_is_none_is_refused(name, value):
+    with pytest.raises(ConfigError, match=f"limit on {name}"):
+        Limits(**{name: value})
 
 
 def test_a_cancelled_extraction_leaves_no_process(flood):
