@@ -1,0 +1,53 @@
+"""`robustidps rollback`: the move is done and said first; MLflow's aliases follow if MLflow is there."""
+
+from __future__ import annotations
+
+import pytest
+
+from robustidps import cli
+from robustidps.testing.registry import APPROVE
+
+
+@pytest.fixture
+def roll_back(stocked, monkeypatch, capsys):
+    """Runs the command on a registry with 1.0.0 behind 1.1.0; gives standard output and standard error."""
+    for version in ("1.0.0", "1.1.0"):
+        stocked.transition("toy", version, "Production", verdict=APPROVE)
+    monkeypatch.setattr(cli, "_registry", lambda: stocked)
+
+    def call() -> tuple[str, str]:
+        monkeypatch.setattr("sys.argv", ["robustidps", "rollback", "toy"])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        said = capsys.readouterr()
+        return said.out, said.err
+
+    return call
+
+
+def test_the_aliases_follow_a_rollback(stocked, roll_back):
+    out, _ = roll_back()
+    assert "1.1.0 -> 1.0.0" in out
+    assert stocked.tracking.memory.aliases["toy"] == {"production": "1"}
+    assert stocked.assignment("toy").projected
+
+
+def test_a_rollback_succeeds_while_mlflow_is_away(stocked, roll_back):
+    stocked.tracking.away = True
+    out, err = roll_back()
+    assert "1.1.0 -> 1.0.0" in out and "the rollback stands" in err
+    assert stocked.assignment("toy").production == "1.0.0" and not stocked.assignment("toy").projected
+
+
+def test_a_rollback_needs_no_mlflow_to_be_installed(stocked, roll_back, monkeypatch):
+    import importlib.util
+
+    def find(name: str, *more):
+        return None if name == "mlflow" else real(name, *more)
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    stocked.tracking.away = True
+    out, err = roll_back()
+    assert "1.1.0 -> 1.0.0" in out and err == ""
