@@ -15,7 +15,7 @@ unexport PYTHONPATH
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint format bench constraints clean
+.PHONY: help setup demo test lint format bench constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,10 +40,7 @@ demo: setup ## the main job, end to end, on simulated traffic (under five minute
 
 test: setup ## lint, types and tests
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not long' $(PYTEST_ARGS)
-
-test-long: setup ## soaks, fault matrices, minutes of fuzzing; rewrites docs/reliability.md
-	@$(BIN)/python -m pytest -m long --timeout 1800 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
