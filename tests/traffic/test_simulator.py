@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import signal
 import struct
 import subprocess
@@ -404,6 +405,18 @@ def test_every_setting_is_part_of_the_digest():
     assert (
         len({base.digest, *(SimulatorSettings.make(**{k: v}).digest for k, v in changed.items())}) == len(changed) + 1
     )
+
+
+def test_a_capture_that_the_system_refuses_to_write_on_says_why_and_leaves_nothing(tmp_path: Path):
+    """A limit on the size of files stands in for the full disk: both are a write that ends short."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(StorageError, match="file size limit"):
+            simulate(SMALL, tmp_path / "sim")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "sim").iterdir())
 
 
 def test_a_full_disk_is_one_clear_error_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

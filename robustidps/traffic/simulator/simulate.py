@@ -119,7 +119,7 @@ def write_day(settings: SimulatorSettings, number: int, capture: Path) -> int:
         with capture.open("wb") as file:
             file.write(pcap.GLOBAL_HEADER)
             for piece in pieces:
-                piece.tofile(file)
+                file.write(piece.data)  # not tofile: on a full disk that raises without saying why
         _write_truth(capture.with_suffix(".truth.npz"), day, packets, flows, start)
     return len(packets)
 
