@@ -55,6 +55,8 @@ def _options(
         console.out.print(f"robustidps {__version__}")
         raise typer.Exit
     _given.update({k: v for k, v in {"home": home, "debug": debug or None}.items() if v is not None})
+    if _given:
+        _settings()  # in force before anything looks into HOME/configs
 
 
 _given: dict[str, Any] = {}
@@ -158,11 +160,19 @@ def train(
 ) -> None:
     """Train a model, judge it on traffic it has not seen, and register it."""
     from robustidps.families import family_settings, get_family
+    from robustidps.judging import rule_set
+    from robustidps.registry.metadata import check_version
+    from robustidps.settings import check_name
     from robustidps.traffic.prepare import dataset_config
 
     overrides = _overrides(settings or [])
     family_settings(get_family(family), overrides)  # before anything slow: a wrong setting ends here
-    dataset_config(dataset)
+    config = dataset_config(dataset)
+    if name is not None:
+        check_name(name)
+    if version is not None:
+        check_version(version)
+    rule_set(rules or config.rules)
     _flows()
     from robustidps.flows.train import train as flow
 

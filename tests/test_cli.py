@@ -74,6 +74,9 @@ def test_lists_are_json_where_a_script_reads_them(run) -> None:
         (("train", "neural_ode", "--dataset", "nope"), 3, "no data set"),
         (("train", "neural_ode", "--dataset", "a" * 5000), 3, "no data set"),
         (("train", "neural_ode", "--dataset", "~nobody-of-that-name/x"), 3, "no data set"),
+        (("train", "neural_ode", "--version", "1.0"), 3, "not a semantic version"),
+        (("train", "neural_ode", "--name", "../x"), 3, "not a model name"),
+        (("train", "neural_ode", "--rules", "nope"), 3, "nope.yaml: no such file"),
         (("data", "describe", "a" * 5000), 3, "no such file"),
         (("models", "../../etc"), 3, "is not a model name"),
         (("models", "nothing"), 3, "no such model"),
@@ -114,6 +117,14 @@ def test_an_unknown_setting_in_the_settings_file_is_named(run, home: Path) -> No
     (home / "settings.yaml").write_text("colour: red\n")
     code, _, err = run("models")
     assert code == 3 and "colour" in err
+
+
+def test_configurations_under_the_home_of_the_command_line_are_found(run, tmp_path: Path) -> None:
+    """Not those of ROBUSTIDPS_HOME, which the settings were read from before."""
+    (tmp_path / "other" / "configs" / "training").mkdir(parents=True)
+    (tmp_path / "other" / "configs" / "training" / "mine.yaml").write_text("source: simulator\n")
+    code, out, _ = run("--home", tmp_path / "other", "data", "list", "--json")
+    assert code == 0 and "mine" in [row["name"] for row in json.loads(out)]
 
 
 @pytest.mark.parametrize("named", ["~nobody-of-that-name/x", "a" * 5000])
