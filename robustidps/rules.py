@@ -1,0 +1,409 @@
+"""The kinds of promotion rule: what each asks of a candidate's evidence, and the sentence it answers with. Pure.
+
+A rule judges a `Case` (the candidate's `Evidence`, the champion's, and their paired differences on the same rows) and
+gives a `RuleResult`: passed, broken, or None where it can't tell. Which rules are asked when, and what their answers
+add up to, is `robustidps.promotion`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from robustidps.evaluation.metrics import describe
+from robustidps.evaluation.report import Evaluation, PairedDifference
+from robustidps.registry.metadata import TrainingFacts
+
+__all__ = ["Case", "Evidence", "Rule", "RuleResult", "Stage"]
+
+Stage = Literal["Staging", "Production"]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Evidence(BaseModel):
+    """What is known about one version when the rules are asked.
+
+    incompatibilities: why it can't take the champion's place (`TrafficSchema.compatible_with`); empty when it can.
+    drift_share: share of drifted columns, training reference against held-out traffic. rollback_available: whether
+    there would be a version to go back to. Both None where nobody looked.
+    validations: answers of the caller's own checks, by name; approvals: who approved.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    version: str
+    schema_digest: str
+    incompatibilities: list[str] = Field(default_factory=list)
+    bundle_digest: str
+    evaluation: Evaluation | None
+    training: TrainingFacts | None = None
+    drift_share: float | None = None
+    rollback_available: bool | None = None
+    validations: dict[str, bool] = Field(default_factory=dict)
+    approvals: list[str] = Field(default_factory=list)
+
+    def summary(self) -> dict[str, object]:
+        """What the ledger keeps: identity, what it was judged on, and every figure that has a value."""
+        e = self.evaluation
+        return {
+            "model": self.model,
+            "version": self.version,
+            "bundle_digest": self.bundle_digest,
+            "schema_digest": self.schema_digest,
+            "dataset": e.dataset if e else None,
+            "data_digest": e.data_digest if e else None,
+            "rows": e.rows if e else 0,
+            "blocks": f"{e.n_blocks} x {e.blocks}" if e else None,
+            "metrics": e.metrics() if e else {},
+            "drift_share": self.drift_share,
+            "approvals": self.approvals,
+            "validations": self.validations,
+        }
+
+
+class RuleResult(BaseModel):
+    """What one rule says. passed: None means that it couldn't be judged. text: one sentence with rule, figure and
+    threshold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rule: str
+    passed: bool | None
+    figure: float | None = None
+    threshold: float | None = None
+    text: str
+
+
+@dataclass(frozen=True)
+class Case:
+    candidate: Evidence
+    champion: Evidence | None
+    paired: dict[str, PairedDifference]
+
+    def metric(self, name: str) -> float | None:
+        """A finite figure or None: NaN is a missing figure, never one that compares false and slips through."""
+        value = self.candidate.evaluation.metric(name) if self.candidate.evaluation else None
+        return value if value is not None and math.isfinite(value) else None
+
+
+class _Rule(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stages: tuple[Stage, ...] = Field(default=("Staging", "Production"), min_length=1)
+
+    @property
+    def title(self) -> str:
+        return str(self.kind)  # type: ignore[attr-defined]
+
+    def judge(self, case: Case) -> RuleResult:
+        raise NotImplementedError
+
+    def _bound(
+        self, figure: float | None, *, at_least: float | None = None, at_most: float | None = None, what: str = ""
+    ) -> RuleResult:
+        """A figure against one or two bounds."""
+        what = what or self.title
+        wanted = " and ".join(
+            f"{word} {_n(limit)}" for word, limit in (("at least", at_least), ("at most", at_most)) if limit is not None
+        )
+        threshold = at_least if at_least is not None else at_most
+        if figure is None:
+            return self._result(None, f"{what} was not measured; {wanted} is required", None, threshold)
+        if at_least is not None and figure < at_least:
+            return self._result(False, f"{what} {_n(figure, at_least)} is below {_n(at_least)}", figure, at_least)
+        if at_most is not None and figure > at_most:
+            return self._result(False, f"{what} {_n(figure, at_most)} is above {_n(at_most)}", figure, at_most)
+        return self._result(True, f"{what} {_n(figure)} is {wanted}", figure, threshold)
+
+    def _result(
+        self, passed: bool | None, text: str, figure: float | None = None, threshold: float | None = None
+    ) -> RuleResult:
+        return RuleResult(
+            rule=self.title, passed=passed, figure=figure, threshold=threshold, text=f"{self.title}: {text}"
+        )
+
+
+class Threshold(_Rule):
+    """A metric by name (`docs/evaluation.md`) against an absolute bound."""
+
+    kind: Literal["threshold"]
+    metric: str = Field(max_length=120)
+    min: Finite | None = None
+    max: Finite | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        metric = describe(self.metric)
+        if metric is None:
+            raise ValueError(f"no such metric: {self.metric!r}; docs/evaluation.md lists them")
+        given = [v for v in (self.min, self.max) if v is not None]
+        if not given:
+            raise ValueError("give min or max")
+        if metric.share and not all(0 <= v <= 1 for v in given):
+            raise ValueError(f"{self.metric} is a share, so its threshold lies between 0 and 1")
+        if not metric.share and any(v < 0 for v in given):
+            raise ValueError(f"{self.metric} is never negative")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("min is above max")
+        return self
+
+    @property
+    def title(self) -> str:
+        return f"threshold {self.metric}"
+
+    def judge(self, case: Case) -> RuleResult:
+        return self._bound(case.metric(self.metric), at_least=self.min, at_most=self.max, what=self.metric)
+
+
+class Gain(_Rule):
+    """Not worse than the champion (margin < 0) or better than it (margin > 0), at 95 % confidence, on the same rows.
+
+    The lower bound of the improvement's paired interval must reach `margin`. The improvement is candidate minus
+    champion where higher is better, champion minus candidate where lower is; `relative` is over the champion's figure.
+    """
+
+    kind: Literal["gain"]
+    metric: str = Field(max_length=120)
+    relative: bool = False
+    margin: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] = -0.005
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if describe(self.metric) is None:
+            raise ValueError(f"no such metric: {self.metric!r}; docs/evaluation.md lists them")
+        return self
+
+    @property
+    def title(self) -> str:
+        return f"gain {self.metric}"
+
+    def judge(self, case: Case) -> RuleResult:
+        if case.champion is None:
+            return self._result(True, "there is no champion to compare with", None, self.margin)
+        who = f"champion {case.champion.version}"
+        pair = case.paired.get(self.metric)
+        if pair is None:
+            return self._result(None, f"{self.metric} was not compared with {who}", None, self.margin)
+        metric = describe(self.metric)
+        change = pair.relative if self.relative else pair.difference
+        # For a metric where lower is better, the worst case is the interval's upper end.
+        lower_better = metric is not None and metric.better == "lower"
+        end = change.high if lower_better else change.low
+        worst = None if end is None or not math.isfinite(end) else -end if lower_better else end
+        kind = "relative improvement" if self.relative else "improvement"
+        both = f"{self.metric} {_n(pair.candidate)} against {who}'s {_n(pair.champion)}"
+        if worst is None:
+            return self._result(None, f"{both}: too few blocks for an interval of the {kind}", None, self.margin)
+        worst = worst + 0.0  # no "-0"
+        passed = worst >= self.margin
+        word = "reaches" if passed else "is below"
+        bound = f"the lower bound of the {kind} (95 %), {_n(worst, self.margin)}, {word} {_n(self.margin)}"
+        return self._result(passed, f"{both}: {bound}", worst, self.margin)
+
+
+class RecallFloor(_Rule):
+    """Every attack class is recognised at least so often; a class with too few rows to tell gives hold.
+
+    default: the floor of classes not named. classes: floors by class. exempt: classes not asked about, with the reason.
+    """
+
+    kind: Literal["recall_floor"]
+    default: Share
+    classes: dict[str, Share] = Field(default_factory=dict)
+    exempt: dict[str, Annotated[str, Field(min_length=10, max_length=300)]] = Field(default_factory=dict)
+    min_support: int = Field(default=20, ge=1)
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Self:
+        if both := set(self.classes) & set(self.exempt):
+            raise ValueError(f"{sorted(both)} have a floor and are exempt")
+        return self
+
+    def judge(self, case: Case) -> RuleResult:
+        evaluation = case.candidate.evaluation
+        if evaluation is None:
+            return self._result(None, "recall was not measured", None, self.default)
+        known = list(evaluation.classes)
+        unknown = sorted((set(self.classes) | set(self.exempt)) - set(known))
+        if unknown:
+            return self._result(None, f"the model has no class {', '.join(unknown[:3])}", None, self.default)
+        low: list[tuple[float, float, float, str]] = []
+        few: list[str] = []
+        margins: list[tuple[float, float, float, str]] = []
+        for position, name in enumerate(known):
+            if name in self.exempt or (position == 0 and name not in self.classes):
+                continue  # the benign class's recall is 1 minus the false-positive rate, which has a rule of its own
+            floor = self.classes.get(name, self.default)
+            recall, support = evaluation.classes[name].recall.value, evaluation.classes[name].support
+            if recall is None or not math.isfinite(recall) or support < self.min_support:
+                few.append(f"{name} ({support} of {self.min_support} rows)")
+                continue
+            margins.append((recall - floor, recall, floor, name))
+            if recall < floor:
+                low.append(margins[-1])
+        if low:
+            low.sort()
+            listed = "; ".join(f"{name} {_n(r, f)} is below {_n(f)}" for _, r, f, name in low[:4])
+            more = f"; and {len(low) - 4} more" if len(low) > 4 else ""
+            return self._result(False, f"recall of {listed}{more}", low[0][1], low[0][2])
+        if few:
+            return self._result(None, f"too few held-out rows of {', '.join(few[:4])}", None, self.default)
+        if not margins:
+            return self._result(None, "no class is left to ask about", None, self.default)
+        _, recall, floor, name = min(margins)
+        text = (
+            f"the recall of all {len(margins)} classes asked about reaches its floor; nearest is {name}: {_n(recall)}"
+        )
+        return self._result(True, f"{text}, floor {_n(floor)}", recall, floor)
+
+
+class FalsePositiveCeiling(_Rule):
+    """Share of benign flows whose most probable class is an attack."""
+
+    kind: Literal["false_positive_ceiling"]
+    max: Share = 0.015
+
+    def judge(self, case: Case) -> RuleResult:
+        return self._bound(case.metric("false_positive_rate"), at_most=self.max, what="false_positive_rate")
+
+
+class AlertBudget(_Rule):
+    """Share of benign flows that raise an alert, thresholds applied."""
+
+    kind: Literal["alert_budget"]
+    max: Share = 1e-3
+
+    def judge(self, case: Case) -> RuleResult:
+        name = "alert_false_positive_rate"
+        return self._bound(case.metric(name), at_most=self.max, what=name)
+
+
+class Latency(_Rule):
+    """99th percentile of one row, one thread, this host, milliseconds."""
+
+    kind: Literal["latency"]
+    max_ms: Positive = 100.0
+
+    def judge(self, case: Case) -> RuleResult:
+        return self._bound(case.metric("latency_p99_ms"), at_most=self.max_ms, what="latency_p99_ms")
+
+
+class Throughput(_Rule):
+    """Rows a second at the best batch size, one thread, this host."""
+
+    kind: Literal["throughput"]
+    min_rows_per_second: Positive
+
+    def judge(self, case: Case) -> RuleResult:
+        name = "throughput_rows_per_second"
+        return self._bound(case.metric(name), at_least=self.min_rows_per_second, what=name)
+
+
+class Stability(_Rule):
+    """Worst time-ordered window over the mean."""
+
+    kind: Literal["stability"]
+    metric: Literal["stability", "stability_macro_f1"] = "stability"
+    min: Share = 0.9
+
+    def judge(self, case: Case) -> RuleResult:
+        return self._bound(case.metric(self.metric), at_least=self.min, what=self.metric)
+
+
+class SchemaCompatible(_Rule):
+    """The candidate can take the champion's place without a change on the callers' side."""
+
+    kind: Literal["schema_compatible"]
+
+    def judge(self, case: Case) -> RuleResult:
+        if case.champion is None:
+            return self._result(True, "there is no champion whose schema would have to be met")
+        problems = case.candidate.incompatibilities
+        if problems:
+            return self._result(False, f"differs from champion {case.champion.version}: {'; '.join(problems)}")
+        if case.candidate.schema_digest != case.champion.schema_digest:
+            text = "the digests of the two schemas differ, and nobody said whether they are compatible"
+            return self._result(None, text)
+        return self._result(True, f"same schema as champion {case.champion.version}")
+
+
+class DriftCeiling(_Rule):
+    """Share of columns that drifted between training and held-out traffic."""
+
+    kind: Literal["drift_ceiling"]
+    max: Share
+
+    def judge(self, case: Case) -> RuleResult:
+        share = case.candidate.drift_share
+        share = share if share is not None and math.isfinite(share) else None
+        return self._bound(share, at_most=self.max, what="share of drifted columns")
+
+
+class RollbackAvailable(_Rule):
+    """There is a version to go back to, once this one is in production."""
+
+    kind: Literal["rollback_available"]
+
+    def judge(self, case: Case) -> RuleResult:
+        if case.champion is None:
+            return self._result(True, "first version: there is nothing to go back to yet")
+        if case.candidate.rollback_available is None:
+            return self._result(None, "nobody looked whether the champion could be brought back")
+        if case.candidate.rollback_available:
+            return self._result(True, f"champion {case.champion.version} can be brought back")
+        return self._result(False, f"champion {case.champion.version} could not be brought back")
+
+
+class HumanApproval(_Rule):
+    """So many different people approved."""
+
+    kind: Literal["human_approval"]
+    people: int = Field(default=1, ge=1, le=20)
+
+    def judge(self, case: Case) -> RuleResult:
+        who = sorted(set(case.candidate.approvals))
+        if len(who) < self.people:
+            text = f"{len(who)} of {self.people} approvals are there"
+            return self._result(None, text, len(who), self.people)
+        return self._result(True, f"approved by {', '.join(who)}", len(who), self.people)
+
+
+class RecallUnderEvasion(_Rule):
+    """Detection of attacks altered to evade."""
+
+    kind: Literal["recall_under_evasion"]
+    min: Share
+
+    def judge(self, case: Case) -> RuleResult:
+        name = "recall_under_evasion"
+        return self._bound(case.metric(name), at_least=self.min, what=name)
+
+
+Rule = Annotated[
+    Threshold
+    | Gain
+    | RecallFloor
+    | FalsePositiveCeiling
+    | AlertBudget
+    | Latency
+    | Throughput
+    | Stability
+    | SchemaCompatible
+    | DriftCeiling
+    | RollbackAvailable
+    | HumanApproval
+    | RecallUnderEvasion,
+    Field(discriminator="kind"),
+]
+
+
+def _n(value: float, beside: float | None = None) -> str:
+    """A figure in four digits, or in full where that would hide on which side of `beside` it lies."""
+    short = f"{value:.4g}"
+    return short if beside is None or value == beside or short != f"{beside:.4g}" else repr(value)
