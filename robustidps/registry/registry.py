@@ -2,14 +2,14 @@
 
     state.py        the state store, the one authority on versions, stages and decisions
     ledger.py       the signed, hash-chained record of every decision       keys.py        the key it is signed with
+    catalogue.py    the reading side: models, versions, history
     stages.py       pure: where versions stand after which decisions         transitions.py a move as one transaction
     cache.py        verified bundles kept on this machine                    tracking.py    MLflow: runs, artefacts
     projection.py   MLflow's aliases and tags as a picture of the state      registration.py  a bundle becomes a version
 
-Moving a version is one
-transaction in the state store, after which the picture in MLflow follows; if MLflow is away, the move stands and the
-picture is completed by whatever runs next. Reading history, rolling back and loading a kept bundle need no MLflow and
-don't import it.
+Moving a version is one transaction in the state store, after which the picture in MLflow follows; if MLflow is away,
+the move stands and the picture is completed by whatever runs next. Reading history, rolling back and loading a kept
+bundle need no MLflow and don't import it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,8 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import sqlalchemy as sa
 
 from robustidps.errors import (
     BundleError,
@@ -36,27 +33,19 @@ from robustidps.errors import (
     RegistryUnavailableError,
     RobustIDPSError,
     VersionExistsError,
-    printable,
 )
-from robustidps.registry import state
 from robustidps.registry.cache import BundleCache
+from robustidps.registry.catalogue import Catalogue
 from robustidps.registry.keys import InstallationKey
-from robustidps.registry.ledger import Decision, Ledger, LedgerReport, Problem, approval, canonical, require_registered
-from robustidps.registry.metadata import ModelMetadata, check_version, version_key
+from robustidps.registry.ledger import Decision, Ledger, LedgerReport, Problem, canonical
+from robustidps.registry.metadata import ModelMetadata, check_version
 from robustidps.registry.projection import Projection
-from robustidps.registry.records import (
-    Assignment,
-    ModelSummary,
-    VersionRecord,
-    acting,
-    assignment_record,
-    verdict_parts,
-    version_record,
-)
+from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, acting, verdict_parts
 from robustidps.registry.registration import Registration
-from robustidps.registry.stages import APPROVED, check_stage, stage_of
+from robustidps.registry.stages import APPROVED, check_stage
+from robustidps.registry.state import StateStore
 from robustidps.registry.tracking import TAG, Tracking, TrainingRun
-from robustidps.registry.transitions import Move, commit, standing_of
+from robustidps.registry.transitions import Move, commit
 from robustidps.settings import Settings, check_name, get_settings, make_settings, writable
 
 if TYPE_CHECKING:
@@ -91,7 +80,7 @@ class ModelHandle:
         return self.bundle.digest
 
 
-class ModelRegistry:
+class ModelRegistry(Catalogue):
     """The registry of one installation.
 
     Args:
@@ -111,94 +100,16 @@ class ModelRegistry:
             raise InputError("give registry_path or settings, not both")
         self.settings = make_settings(home=Path(registry_path)) if registry_path else settings or get_settings()
         home = self.settings.home
-        self.store = state.StateStore(self.settings.state_url, home / "locks")
-        self.ledger = Ledger(InstallationKey(home / "keys"), home / "keys" / "ledger.witness.json")
+        super().__init__(
+            StateStore(self.settings.state_url, home / "locks"),
+            Ledger(InstallationKey(home / "keys"), home / "keys" / "ledger.witness.json"),
+        )
         self.cache = BundleCache(home / "cache" / "bundles")
         self.tracking = tracking or Tracking(self.settings)
         self._registration = Registration(self.settings, self.store, self.ledger, self.cache, self.tracking)
         self.projection = Projection(self.store, self.ledger, self.tracking)
 
-    # --- looking
-
-    def models(self) -> list[ModelSummary]:
-        """All models, by name."""
-        with self.store.read() as connection:
-            rows = connection.execute(sa.select(state.version)).mappings().all()
-            assigned = {
-                row["model"]: assignment_record(row)
-                for row in connection.execute(sa.select(state.assignment)).mappings()
-            }
-        by_model: dict[str, list[str]] = {}
-        for row in rows:
-            by_model.setdefault(row["model"], [])
-            if row["status"] != "reserved":
-                by_model[row["model"]].append(row["version"])
-        return [
-            ModelSummary(
-                name, len(found), max(found, key=version_key, default=None), assigned.get(name, Assignment(name))
-            )
-            for name, found in sorted(by_model.items())
-        ]
-
-    def versions(self, name: str) -> list[VersionRecord]:
-        """All versions of a model, lowest first. Raises NotFoundError for an unknown model."""
-        check_name(name)
-        with self.store.read() as connection:
-            rows = connection.execute(sa.select(state.version).where(state.version.c.model == name)).mappings().all()
-            standing = standing_of(self.ledger.of_model(connection, name))
-        if not rows:
-            raise self._unknown(name)
-        records = [version_record(row, stage_of(standing, row["version"])) for row in rows]
-        return sorted(records, key=lambda r: version_key(r.version))
-
-    def version(self, name: str, version: str) -> VersionRecord:
-        """One version. Raises NotFoundError naming those that exist."""
-        check_version(version)
-        records = self.versions(name)
-        for record in records:
-            if record.version == version:
-                return record
-        known = ", ".join(r.version for r in records[-8:])
-        raise NotFoundError("no such version", where=f"{name} {version}", remedy=f"there are: {known}")
-
-    def assignment(self, name: str) -> Assignment:
-        """Where a model stands; its `generation` is what `transition` compares. Raises NotFoundError."""
-        check_name(name)
-        with self.store.read() as connection:
-            row = (
-                connection.execute(sa.select(state.assignment).where(state.assignment.c.model == name))
-                .mappings()
-                .first()
-            )
-            known = (
-                row or connection.execute(sa.select(state.version.c.model).where(state.version.c.model == name)).first()
-            )
-        if known is None:
-            raise self._unknown(name)
-        return assignment_record(row) if row else Assignment(name)
-
-    def history(self, name: str | None = None) -> list[Decision]:
-        """What was decided, oldest first; `verify` is what checks it. Raises NotFoundError for an unknown model."""
-        with self.store.read() as connection:
-            if name is not None:
-                check_name(name)
-                found = self.ledger.of_model(connection, name)
-            else:
-                query = sa.select(state.decision).order_by(state.decision.c.seq)
-                found = [Decision.from_row(row) for row in connection.execute(query).mappings()]
-        if not found and name is not None:
-            self.assignment(name)
-        return found
-
-    def production_at(self, name: str, when: datetime) -> Decision | None:
-        """The decision that had last changed what is in production at `when`; its `standing` says what that was."""
-        found, before = None, None
-        for entry in self.history(name):
-            if entry.time > when:
-                break
-            if entry.standing["production"] != before:
-                found, before = entry, entry.standing["production"]
-        return found
+    # --- checking
 
     def check(self, name: str | None = None, *, artifacts: bool = False) -> LedgerReport:
         """Checks the ledger, the tables against it, and the kept bundles; returns what it found.
@@ -206,11 +117,16 @@ class ModelRegistry:
         Args:
             name: compare only this model's tables and bundles; the chain is always checked as a whole.
             artifacts: also fetch every registered bundle from MLflow and compare its digest.
+
+        Raises:
+            NotFoundError: nothing is wrong, but there is no model `name`.
         """
         with self.store.read() as connection:
             report = self.ledger.verify(connection, model=name)
         if not report.ok:
             return report  # which bundles belong to whom can't be told from an edited ledger
+        if name is not None:
+            self.assignment(name)
         problems: list[Problem] = []
         for summary in self.models():
             if name in (None, summary.name):
@@ -556,50 +472,6 @@ class ModelRegistry:
         """The verified bundle of a version (or `production`, `staging`, `latest`). Raises what `load_model` raises."""
         return self._opened(self.resolve(name, version))
 
-    def resolve(self, name: str, version: str = "latest") -> VersionRecord:
-        """The version that `latest`, `production`, `staging` or a number stands for. Raises as `load_model`."""
-        if version not in ("latest", "production", "staging", "previous"):
-            record = self.version(name, version)
-            if record.status == "reserved":
-                raise NotFoundError("is reserved, but not registered", where=f"{name} {version}")
-            self._require_registered(record, self._checked(name))
-            return record
-        assigned = self.assignment(name)
-        decisions = self._checked(name)
-        standing = standing_of(decisions)
-        roles: dict[str, str | None] = dict(standing.roles())
-        if roles != {role: getattr(assigned, role) for role in roles}:
-            self.verify(name)
-        stage = {"staging": "Staging", "latest": None}.get(version, "Production")
-        if version == "latest":
-            roles["latest"] = self._latest(name, decisions)
-        chosen = roles[version]
-        if chosen is None:
-            what = "no version was approved yet" if version == "latest" else f"no version is in the role {version}"
-            raise NotFoundError(what, where=name, remedy="promote one (robustidps promote)")
-        record = self.version(name, chosen)
-        granted = approval(decisions, chosen, stage)
-        if granted is None or granted.bundle_digest != record.digest:
-            self.verify(name)
-            raise BundleError("no decision approves this bundle for that stage", where=f"{name} {chosen}")
-        self._require_registered(record, decisions)
-        return record
-
-    def _checked(self, name: str) -> list[Decision]:
-        with self.store.read() as connection:
-            return self.ledger.checked_of_model(connection, name)
-
-    def _require_registered(self, record: VersionRecord, decisions: list[Decision]) -> None:
-        held_out = None if record.held_out is None else canonical(record.held_out)
-        require_registered(decisions, record.model, record.version, record.digest, held_out)
-
-    def _latest(self, name: str, decisions: list[Decision]) -> str | None:
-        standing = standing_of(decisions)
-        fallen = {d.from_version for d in decisions if d.action == "rollback"} - set(standing.tenures)
-        withdrawn = {d.version for d in decisions if d.action == "withdraw"}
-        approved = {d.version for d in decisions if d.version and approval([d], d.version)} - fallen - withdrawn
-        return max((v for v in approved if v), key=version_key, default=None)
-
     def retained(self, name: str, version: str) -> bool:
         """Whether a version's bundle is kept on this machine, unchanged: whether one could roll back to it."""
         record = self.version(name, version)
@@ -691,13 +563,6 @@ class ModelRegistry:
             self.ensure_projected(name)
         except (RegistryUnavailableError, NotFoundError, ConflictError) as error:
             log.warning("%s: the move stands; MLflow's aliases follow later (%s)", name, error)
-
-    def _unknown(self, name: str) -> NotFoundError:
-        with self.store.read() as connection:
-            known = connection.execute(sa.select(state.version.c.model).distinct()).scalars().all()
-        return NotFoundError(
-            "no such model", where=printable(name), remedy=f"there are: {', '.join(sorted(known)) or 'none'}"
-        )
 
 
 def _with_rules(evidence: Mapping[str, Any] | None, verdict: Any) -> dict[str, Any]:

@@ -368,3 +368,8 @@ def test_repair_leaves_a_registration_alone_that_another_process_finishes_meanwh
     monkeypatch.setattr(registry, "register_model", beaten)
     registry.repair()
     assert registry.version("toy", "1.0.0").status == "registered"
+
+
+def test_checking_a_model_that_does_not_exist_is_no_success(stocked):
+    with pytest.raises(NotFoundError, match="no such model"):
+        stocked.verify("tony")
