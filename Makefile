@@ -10,7 +10,6 @@ ifeq ($(strip $(UV_FIND_LINKS)),)
 export UV_TORCH_BACKEND ?= auto
 unexport UV_FIND_LINKS
 endif
-export UV_LINK_MODE ?= copy
 unexport PYTHONPATH
 unexport VIRTUAL_ENV
 
