@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import flow
@@ -12,7 +13,7 @@ from robustidps.tasks.evaluation import evaluate_model, report_drift
 from robustidps.tasks.registry import promote_version, register_version, release_version, reserve_version
 from robustidps.tasks.traffic import load_traffic, split_traffic, usable
 from robustidps.tasks.training import train_model
-from robustidps.traffic.prepare import dataset_config
+from robustidps.traffic.prepare import dataset_config, fingerprint
 
 __all__ = ["train"]
 
@@ -58,9 +59,11 @@ def train(
     config = dataset_config(dataset)
     parameters = {k: v for k, v in locals().items() if k != "config"}
     name = name or (f"{family}-{config.suffix}" if config.suffix else family)
-    parts = load_traffic(dataset, data_dir, schema_file)
+    folder, spec = Path(data_dir) if data_dir else None, Path(schema_file) if schema_file else None
+    content = fingerprint(dataset, data_dir=folder, schema_file=spec)
+    parts = load_traffic(dataset, data_dir, schema_file, content=content)
     if not usable(parts):
-        parts = load_traffic.with_options(refresh_cache=True)(dataset, data_dir, schema_file)
+        parts = load_traffic.with_options(refresh_cache=True)(dataset, data_dir, schema_file, content=content)
     cut = split_traffic(parts, dataset, split, 0, limit_rows)
     report = cut["report"]
     version = reserve_version(name, version, breaking)

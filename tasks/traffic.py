@@ -17,8 +17,14 @@ __all__ = ["ingest_capture", "ingest_file", "load_traffic", "split_traffic", "us
 
 
 @task(name="load traffic", **CACHED)
-def load_traffic(dataset: str, data_dir: str | None = None, schema_file: str | None = None) -> dict[str, Any]:
-    """Simulates or reads a data set; gives references to its parts (`all`, or `train` and `test`)."""
+def load_traffic(
+    dataset: str, data_dir: str | None = None, schema_file: str | None = None, *, content: str
+) -> dict[str, Any]:
+    """Simulates or reads a data set; gives references to its parts (`all`, or `train` and `test`).
+
+    Args:
+        content: `prepare.fingerprint` of the data set; makes the cache notice another content under the same name.
+    """
     parts = load_dataset(
         dataset,
         data_dir=Path(data_dir) if data_dir else None,

@@ -8,19 +8,21 @@ where it has them. A shuffled split is only made when asked for by name, because
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from robustidps import __version__
 from robustidps.errors import ConfigError, DatasetError, printable
 from robustidps.progress import Progress, silent
 from robustidps.settings import config_file, known_configs, load_yaml
 from robustidps.traffic.splits import Split, official_split, shuffled_split, temporal_split
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["DatasetConfig", "dataset_config", "load_dataset", "split_dataset", "starve"]
+__all__ = ["DatasetConfig", "dataset_config", "fingerprint", "load_dataset", "split_dataset", "starve"]
 
 SplitKind = Literal["temporal", "official", "shuffled"]
 
@@ -105,6 +107,31 @@ def load_dataset(
     if schema_file is None:
         raise DatasetError("a table needs a schema", where=path, remedy="name one with --schema FILE (docs/data.md)")
     return {"all": load("table", path, schema=schema_file, progress=progress)}
+
+
+def fingerprint(dataset: str, *, data_dir: Path | None = None, schema_file: Path | None = None) -> str:
+    """SHA-256 (hex) of all that decides what `load_dataset` gives, so that a kept result is used for the same alone:
+    the configuration, the content of the files named, and names, sizes and times of those in a public set's folder.
+
+    Raises:
+        ConfigError: no such data set. DatasetError: a file can't be read.
+    """
+    config = dataset_config(dataset)
+    h = hashlib.sha256(f"{__version__}\n{config.model_dump_json()}\n".encode())
+    for path in (_table_path(dataset) if config.source == "file" else None, schema_file):
+        if path is not None:
+            try:
+                with path.open("rb") as file:
+                    h.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise DatasetError(f"can't be read: {error.strerror}", where=path) from None
+    if data_dir is not None:
+        h.update(str(data_dir.absolute()).encode(errors="surrogateescape"))
+        for path in sorted(data_dir.iterdir()) if data_dir.is_dir() else ():
+            with contextlib.suppress(OSError):  # a link to nothing
+                status = path.stat()
+                h.update(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
+    return h.hexdigest()
 
 
 def split_dataset(
