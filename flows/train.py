@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
+from robustidps.judging import rule_set
 from robustidps.tasks.evaluation import evaluate_model, report_drift
 from robustidps.tasks.registry import promote_version, register_version, release_version, reserve_version
 from robustidps.tasks.traffic import load_traffic, split_traffic, usable
@@ -58,6 +59,7 @@ def train(
     """
     config = dataset_config(dataset)
     parameters = {k: v for k, v in locals().items() if k != "config"}
+    rule_set(rules or config.rules)  # what can't be judged had better not be trained
     name = name or (f"{family}-{config.suffix}" if config.suffix else family)
     folder, spec = Path(data_dir) if data_dir else None, Path(schema_file) if schema_file else None
     content = fingerprint(dataset, data_dir=folder, schema_file=spec)

@@ -487,3 +487,7 @@ def main() -> None:
     except KeyboardInterrupt:
         console.remark("interrupted")
         raise SystemExit(130) from None
+    except SystemExit as end:
+        if end.code == 130:  # typer has turned a Ctrl-C into this, and says nothing
+            console.remark("interrupted")
+        raise

@@ -127,6 +127,15 @@ def test_configurations_under_the_home_of_the_command_line_are_found(run, tmp_pa
     assert code == 0 and "mine" in [row["name"] for row in json.loads(out)]
 
 
+def test_ctrl_c_is_said_and_is_130(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("robustidps.traffic.capture.ingest", interrupted)
+    code, out, err = run("ingest", "x.pcap", "--json")
+    assert (code, out) == (130, "") and "interrupted" in err and "Traceback" not in err
+
+
 @pytest.mark.parametrize("named", ["~nobody-of-that-name/x", "a" * 5000])
 def test_a_home_that_cannot_be_is_one_message(run, named: str) -> None:
     code, _, err = run("--home", named, "models")
