@@ -36,6 +36,7 @@ import numpy.typing as npt
 from pydantic import Field, ValidationError
 
 from robustidps.errors import BundleError, ConfigError, DatasetError, MissingExtraError
+from robustidps.evaluation.metrics import confusion_matrix, macro_f1
 from robustidps.families import FamilySettings, Standardised, TrainingContext
 from robustidps.settings import config_error, writable
 
@@ -402,13 +403,5 @@ def _validate(network: Any, validation: Standardised, weights: Any) -> dict[str,
         weight = weights[y]
         losses = torch.nn.functional.cross_entropy(logits, y, reduction="none") * weight
         loss = float(losses.sum() / weight.sum().clamp_min(1e-12))
-    return {"val_loss": loss, "val_macro_f1": _macro_f1(validation.y, logits.argmax(1).numpy(), len(weights))}
-
-
-def _macro_f1(true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], classes: int) -> float:
-    """Mean of F1 over the classes that have rows."""
-    support = np.bincount(true, minlength=classes)
-    found = np.bincount(predicted, minlength=classes)
-    right = np.bincount(true[true == predicted], minlength=classes)
-    f1 = 2 * right / np.maximum(support + found, 1)
-    return float(f1[support > 0].mean())
+    confusion = confusion_matrix(validation.y, logits.argmax(1).numpy(), len(weights))
+    return {"val_loss": loss, "val_macro_f1": float(macro_f1(confusion))}

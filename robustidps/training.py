@@ -22,6 +22,7 @@ import numpy.typing as npt
 from robustidps.calibration import expected_calibration_error, fit_temperature, negative_log_likelihood, softmax
 from robustidps.decisions import decide, fit_thresholds
 from robustidps.errors import ConfigError, DatasetError, ModelValidationError, SchemaError, VersionExistsError
+from robustidps.evaluation.metrics import accuracy, confusion_matrix, false_positive_rate, macro_f1
 from robustidps.families import FamilySettings, ModelFamily, Standardised, TrainedModel, TrainingContext
 from robustidps.preprocessing import Preprocessing
 from robustidps.progress import Progress, silent
@@ -304,15 +305,13 @@ def _validation_figures(
 ) -> dict[str, float]:
     """Figures on the rows that stopping, temperature and thresholds were chosen on: flattering, hence `val_`."""
     y, top = validation.labels.astype(np.int64), probabilities.argmax(axis=1)
-    classes = validation.schema.output_dim
-    support, given = np.bincount(y, minlength=classes), np.bincount(top, minlength=classes)
-    f1 = 2 * np.bincount(y[y == top], minlength=classes) / np.maximum(support + given, 1)
+    confusion = confusion_matrix(y, top, validation.schema.output_dim)
     alerts = decide(probabilities, thresholds, validation.schema) > 0
     benign = y == 0
     figures = {
-        "val_accuracy": np.mean(y == top),
-        "val_macro_f1": f1[support > 0].mean(),
-        "val_fpr": np.mean(top[benign] != 0),
+        "val_accuracy": accuracy(confusion),
+        "val_macro_f1": macro_f1(confusion),
+        "val_fpr": false_positive_rate(confusion),
         "val_false_alert_rate": np.mean(alerts[benign]),
         "val_ece": expected_calibration_error(probabilities, y),
         "val_nll": negative_log_likelihood(logits, y, temperature),
