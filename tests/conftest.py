@@ -15,6 +15,7 @@ from robustidps.settings import Settings, use_settings
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="robustidps-prefect-")
 os.environ["PREFECT_LOCAL_STORAGE_PATH"] = os.path.join(os.environ["PREFECT_HOME"], "results")  # noqa: PTH118
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "180"  # two busy cores
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -134,7 +134,15 @@ def test_two_link_types_in_one_file_are_an_error_and_no_endless_loop(make_captur
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if worker.__file__ in p.cmdline()]
+    """Workers of ours that run; one that has ended may still be waited for."""
+
+    def runs(process: psutil.Process) -> bool:
+        try:
+            return worker.__file__ in process.cmdline()
+        except (psutil.ZombieProcess, psutil.NoSuchProcess):
+            return False
+
+    return [p for p in psutil.Process().children(recursive=True) if runs(p)]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +199,7 @@ def test_ctrl_c_ends_the_worker_with_us(flood, tmp_path):
         [sys.executable, "-c", "import sys\nfrom robustidps.traffic.capture import extract\n"
          "while True: extract(sys.argv[1], progress=lambda s, *a, **k: print(s, flush=True))", str(flood)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
     )  # fmt: skip
     try:
         assert ours.stdout is not None
