@@ -232,6 +232,10 @@ def config_error(error: ValidationError, where: object, model: type[BaseModel] |
         key = ".".join(str(k) for k in item["loc"]) or "(the whole)"
         if item["type"] == "extra_forbidden":
             parts.append(f"unknown key '{printable(key)}'")
+        elif (
+            not item["loc"] and item["type"] == "value_error"
+        ):  # keys that don't fit each other; the message names them
+            parts.append(item["msg"].removeprefix("Value error, "))
         else:
             parts.append(f"'{printable(key)}' = {printable(repr(item.get('input')), 60)}: {item['msg']}")
     known = f"known keys: {', '.join(model.model_fields)}" if model and "unknown key" in parts[0] else None

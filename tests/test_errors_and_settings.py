@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from robustidps import errors, settings
 from robustidps.errors import ConfigError, MissingExtraError, NameInvalidError, RobustIDPSError, StorageError, printable
@@ -185,6 +185,22 @@ def test_a_mistake_is_named_with_its_file_and_key(file, text, reason):
     with pytest.raises(ConfigError, match=reason) as caught:
         load_yaml(file(text), Closed)
     assert "config.yaml" in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_keys_that_do_not_fit_each_other_are_told_without_the_whole_file(file):
+    class Ordered(BaseModel):
+        low: int
+        high: int
+
+        @model_validator(mode="after")
+        def _fits(self):
+            if self.low > self.high:
+                raise ValueError("low is above high")
+            return self
+
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(file("low: 2\nhigh: 1"), Ordered)
+    assert caught.value.problem == "low is above high"
 
 
 def test_a_missing_file_names_those_that_are_there(file):
