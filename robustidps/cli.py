@@ -1,12 +1,13 @@
 """The command line: parse, call the library or a flow, print. Nothing heavy is imported before a command needs it.
 
 Exit codes: 0 done; 1 a defect of ours; 2 a wrong command line; 3 bad input; 4 the rules said no; 5 not what it claims
-to be; 6 unavailable or missing; 7 somebody else was first; 130 interrupted.
+to be; 6 unavailable or missing; 7 somebody else was first; 130 interrupted; 128 + n ended by signal n.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -455,28 +456,30 @@ def doctor(as_json: Json = False) -> None:
 def ui() -> None:
     """Start the MLflow and Prefect pages on loopback and print their addresses; Ctrl-C ends both."""
     import time
+    from contextlib import ExitStack
 
     from robustidps.progress import current
     from robustidps.servers import running
 
-    with console.bars():
-        context = running(_settings(), progress=current())
-        servers = context.__enter__()
-    try:
+    with ExitStack() as stack:
+        with console.bars():
+            servers = stack.enter_context(running(_settings(), progress=current()))
         for server in servers:
             console.line(server.name, server.url)
         console.remark("Ctrl-C ends both")
-        while all(server.alive for server in servers):
-            time.sleep(0.5)
+        try:
+            while all(server.alive for server in servers):
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            console.remark("ending")
+            return
         raise RobustIDPSError(f"{next(s.name for s in servers if not s.alive)} ended by itself", remedy="see HOME/logs")
-    except KeyboardInterrupt:
-        console.remark("ending")
-    finally:
-        context.__exit__(None, None, None)
 
 
 def main() -> None:
     """Entry point: runs the command line and turns our errors into one message and an exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # ended from outside: what was started ends too
+        signal.signal(number, lambda received, frame: sys.exit(128 + received))
     try:
         app(standalone_mode=True)
     except RobustIDPSError as error:

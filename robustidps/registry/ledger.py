@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from filelock import FileLock
 from sqlalchemy.engine import Connection, RowMapping
 
 from robustidps.errors import LedgerError, printable
 from robustidps.registry import state
 from robustidps.registry.keys import InstallationKey, write_atomically
 from robustidps.registry.stages import APPROVED, Standing, advance
+from robustidps.settings import writable
 
 __all__ = ["Decision", "Ledger", "LedgerReport", "Problem", "canonical"]
 
@@ -224,11 +226,11 @@ class Ledger:
         Never backwards: of two processes that committed, the later record stays. A crash before this leaves the
         witness one record behind, which is harmless: it says "at least so far".
         """
-        seen = self._witnessed()
-        if isinstance(seen, tuple) and seen[0] >= decision.seq:
-            return
         content = canonical({"seq": decision.seq, "hash": decision.hash, "time": decision.time.isoformat()})
-        write_atomically(self.witness, content.encode() + b"\n", mode=0o600)
+        with writable(self.witness), FileLock(self.witness.with_suffix(".lock")):
+            seen = self._witnessed()
+            if not (isinstance(seen, tuple) and seen[0] >= decision.seq):
+                write_atomically(self.witness, content.encode() + b"\n", mode=0o600)
 
     def of_model(self, connection: Connection, model: str) -> list[Decision]:
         """All decisions about `model`, oldest first; not checked."""

@@ -59,6 +59,9 @@ __all__ = ["Assignment", "ModelHandle", "ModelRegistry", "ModelSummary", "Versio
 
 log = logging.getLogger(__name__)
 
+# Held-out figures that MLflow's list of versions shows, with their intervals; all others are in the run.
+_HEADLINE = ("accuracy", "macro_f1", "false_positive_rate", "alert_recall", "alert_false_positive_rate")
+
 
 @dataclass(frozen=True)
 class ModelHandle:
@@ -251,7 +254,7 @@ class ModelRegistry(Catalogue):
         if record.run_id is None or record.mlflow_version is None:
             raise NotFoundError("is not registered", where=f"{name} {version}")
         figures = dict(evaluation.metrics())
-        tags = {key: str(interval) for key, interval in evaluation.headline.items()}
+        tags = {key: str(evaluation.headline[key]) for key in _HEADLINE if key in evaluation.headline}
         tags[TAG + "judged_on"] = f"{evaluation.dataset} ({evaluation.rows} rows)"
         if drift_share is not None:
             figures["drift_share"] = drift_share
