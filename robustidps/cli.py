@@ -104,7 +104,8 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The main job, end to end, on simulated traffic: train, judge, promote, refuse, score. Under five minutes."""
-    _given.setdefault("home", Path(os.environ.get("ROBUSTIDPS_HOME", ".robustidps")) / "demo")
+    around = Path(os.environ.get("ROBUSTIDPS_HOME", ".robustidps"))
+    _given.setdefault("home", around if (around / DEMO_MARKER).exists() else around / "demo")
     _begin_anew(_settings().home, keep)
     _flows()
     from robustidps.flows.demo import demo as flow
@@ -117,19 +118,26 @@ def demo(
         raise RobustIDPSError("the demo didn't end as it should", remedy="see what was refused above")
 
 
+DEMO_MARKER = ".robustidps-demo"
+
+
 def _begin_anew(home: Path, keep: bool) -> None:
     """Removes an earlier demo's home; it is recognised by a marker, so that no other folder is ever removed."""
     import shutil
 
-    marker = home / ".robustidps-demo"
+    from robustidps.settings import writable
+
+    marker = home / DEMO_MARKER
     if home.exists() and any(home.iterdir()):
         if not marker.exists():
             raise ConfigError("holds something that no demo made", where=home, remedy="name another folder with --home")
         if keep:
             return
-        shutil.rmtree(home)
-    home.mkdir(parents=True, exist_ok=True)
-    marker.write_text("made by `robustidps demo`, which removes this folder when it begins anew\n")
+        with writable(home):
+            shutil.rmtree(home)
+    with writable(home):
+        home.mkdir(parents=True, exist_ok=True)
+        marker.write_text("made by `robustidps demo`, which removes this folder when it begins anew\n")
 
 
 @app.command(rich_help_panel="Models")
