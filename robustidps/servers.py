@@ -22,7 +22,7 @@ from robustidps.errors import UnavailableError
 from robustidps.progress import Progress, silent
 from robustidps.settings import Settings
 
-__all__ = ["Server", "free_port", "running"]
+__all__ = ["Server", "claimed_port", "running"]
 
 HOST = "127.0.0.1"
 
@@ -51,16 +51,25 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def free_port(preferred: int) -> int:
-    """`preferred` if nothing listens there on loopback, else one that the system picks."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
+@contextmanager
+def claimed_port(preferred: int) -> Iterator[int]:
+    """`preferred` if nothing listens there on loopback, else one that the system picks.
+
+    Servers take seconds until they listen. For the length of the block no other `claimed_port` on this machine gives
+    the same number: the claim is a name in Linux's abstract socket space, which is no file and ends with its process.
+    """
+    for port in (preferred, *[0] * 20):
+        with socket.socket() as probe, socket.socket(socket.AF_UNIX) as claim:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, port))
+                found = int(probe.getsockname()[1])
+                claim.bind(f"\0robustidps port {found}")
             except OSError:
                 continue
-            return int(probe.getsockname()[1])
+            probe.close()
+            yield found
+            return
     raise UnavailableError("no free port on loopback")
 
 
@@ -73,7 +82,19 @@ def running(settings: Settings, *, timeout_s: float = 120.0, progress: Progress 
     """
     logs = settings.folder("logs")
     artifacts = settings.folder("artifacts")
-    mlflow_port, prefect_port = free_port(5000), free_port(4200)
+    with claimed_port(5000) as mlflow_port, claimed_port(4200) as prefect_port:
+        yield from _running(settings, logs, artifacts, mlflow_port, prefect_port, timeout_s, progress)
+
+
+def _running(
+    settings: Settings,
+    logs: Path,
+    artifacts: Path,
+    mlflow_port: int,
+    prefect_port: int,
+    timeout_s: float,
+    progress: Progress,
+) -> Iterator[list[Server]]:
     base = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
     # Not on the command line, which every user of the machine can read: it may hold a password.
     mlflow_env = base | {"MLFLOW_BACKEND_STORE_URI": settings.tracking_uri}

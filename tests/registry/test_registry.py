@@ -373,3 +373,26 @@ def test_repair_leaves_a_registration_alone_that_another_process_finishes_meanwh
 def test_checking_a_model_that_does_not_exist_is_no_success(stocked):
     with pytest.raises(NotFoundError, match="no such model"):
         stocked.verify("tony")
+
+
+def test_of_two_that_write_the_witness_at_once_the_later_record_stays(stocked, monkeypatch):
+    import json
+    import threading
+
+    from robustidps.registry import ledger as ledgers
+
+    earlier, later = stocked.history("toy")[-2:]
+    stocked.ledger.witness.unlink()
+    write, threads = ledgers.write_atomically, []
+
+    def slow(*args, **options):
+        if not threads:
+            threads.append(threading.Thread(target=stocked.ledger.remember, args=(later,)))
+            threads[0].start()
+            threads[0].join(0.5)  # time enough to overtake, were it let
+        write(*args, **options)
+
+    monkeypatch.setattr(ledgers, "write_atomically", slow)
+    stocked.ledger.remember(earlier)
+    threads[0].join()
+    assert json.loads(stocked.ledger.witness.read_text())["seq"] == later.seq
