@@ -81,7 +81,7 @@ def boosted_tree(split: Split) -> Evaluation:
 
 def _judged(name: str, probabilities: Callable[..., Any], thresholds: dict[str, float], split: Split) -> Evaluation:
     """The same evaluation that bundles get, for a model that isn't one."""
-    meta = SimpleNamespace(name=name, version="0.0.0", thresholds=thresholds)
+    meta = SimpleNamespace(name=name, version="0.0.0", thresholds=thresholds, training=None)
     model: Any = SimpleNamespace(
         probabilities=probabilities, metadata=meta, schema=split.test.schema, digest="", close=lambda: None
     )
