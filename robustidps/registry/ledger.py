@@ -303,6 +303,14 @@ class Ledger:
         problem = self.key.problem_with(RECORD_PREFIX + content, row["key_id"], row["signature"])
         return [problem] if problem else []
 
+    def require_end(self, connection: Connection) -> None:
+        """That the ledger ends where its signed head and the witness say; cheap, before anything long begins.
+
+        Raises:
+            LedgerError: it was cut off or edited, or the state store is gone while the witness is not.
+        """
+        self._checked_end(connection)
+
     def _checked_end(self, connection: Connection) -> Row | None:
         last = (
             connection.execute(sa.select(state.decision).order_by(state.decision.c.seq.desc()).limit(1))

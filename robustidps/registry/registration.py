@@ -58,6 +58,7 @@ class Registration:
         if version is not None:
             check_version(version)
         with self.store.write() as connection:
+            self.ledger.require_end(connection)  # a number of a lost store would be given twice
             query = sa.select(state.version.c.version).where(state.version.c.model == name)
             taken = [str(v) for v in connection.execute(query).scalars()]
             chosen = version or next_version(taken, breaking=breaking)

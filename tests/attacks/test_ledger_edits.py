@@ -285,3 +285,13 @@ def test_an_edited_row_gives_one_message_with_row_and_remedy(home):
         ModelRegistry(home).verify("toy")
     assert str(caught.value).startswith("ledger row 6: was changed after it was written")
     assert "backup" in caught.value.remedy
+
+
+def test_no_number_is_given_out_where_the_state_store_was_lost(home):
+    """Else a training would begin anew at 1.0.0, and fail minutes later when it is to be registered."""
+    for file in home.glob("state.db*"):
+        file.unlink()
+    registry = memory_registry(home)
+    with pytest.raises(LedgerError, match="cut off"):
+        registry.reserve_version("toy")
+    assert registry.models() == []
