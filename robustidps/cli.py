@@ -356,9 +356,12 @@ def ingest(
         "memory_bytes": max_memory,
     }
     limits = Limits(**{k: v for k, v in chosen.items() if v is not None})
+    target = out or capture.parent / f"{capture.stem}.parquet"
+    if os.path.realpath(target) == os.path.realpath(capture):
+        raise ConfigError("is the capture itself", where=f"--out {target}", remedy="name another file")
     with console.bars(not as_json):
         traffic = read(capture, limits=limits, truncated=truncated, progress=current())
-        target = traffic.write(out or capture.with_suffix(".parquet"))
+        traffic.write(target)
     facts = {"flows": len(traffic), "file": str(target), "digest": traffic.digest, "capture": traffic.provenance}
     console.emit_json(facts) if as_json else console.line(capture.name, f"{len(traffic):,} flows -> {target}")
 

@@ -86,6 +86,8 @@ def test_lists_are_json_where_a_script_reads_them(run) -> None:
         (("score", "nothing.pcap", "--model", "nothing"), 3, "no such model"),
         (("data", "describe", "nothing.pcap"), 3, "no such file"),
         (("ingest", "nothing.pcap"), 3, "nothing.pcap"),
+        (("ingest", "nothing.pcap", "--out", "./nothing.pcap"), 3, "is the capture itself"),
+        (("ingest", "/"), 3, "is not a file"),
         (("ingest", "nothing.pcap", "--max-seconds", "nan"), 3, "limit on seconds"),
         (("ingest", "x.pcap", "--truncated", "maybe"), 2, "maybe"),
         (("frobnicate",), 2, "frobnicate"),
