@@ -13,7 +13,7 @@ from robustidps.judging import rule_set
 from robustidps.tasks.evaluation import evaluate_model, report_drift
 from robustidps.tasks.registry import promote_version, register_version, release_version, reserve_version
 from robustidps.tasks.traffic import load_traffic, split_traffic, usable
-from robustidps.tasks.training import train_model
+from robustidps.tasks.training import discard_bundles, train_model
 from robustidps.traffic.prepare import dataset_config, fingerprint
 
 __all__ = ["train"]
@@ -89,7 +89,7 @@ def train(
         ]
         evaluated = [evaluate_model(b, cut["test"], dataset, timing=i == 0) for i, b in enumerate(trained)]
         best = max(range(seeds), key=lambda i: trained[i]["metrics"].get("val_macro_f1", 0.0))
-        if best:
+        if seeds > 1:  # all drew into the version's folder: the pictures that stay are the chosen one's
             evaluated[best] = evaluate_model(trained[best], cut["test"], dataset)
         drift = report_drift(trained[best], cut["train"], cut["test"])
         registered = register_version(
@@ -106,6 +106,7 @@ def train(
     finally:
         if registered is None:  # failed or interrupted: the number is free again
             release_version(name, version)
+        discard_bundles(name, version)  # the registry keeps its own copy
     outcomes = promote_version(name, version, promote_to, rules) if promote_to else []
     return registered | {
         "dataset": dataset,

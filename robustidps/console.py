@@ -6,9 +6,10 @@ Progress and remarks go to standard error, results to standard output, so that `
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -60,7 +61,18 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
 def emit_json(content: Any) -> None:
     """`content` as JSON on standard output, and nothing else there."""
-    sys.stdout.write(json.dumps(content, indent=2, default=str, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(_finite(content), indent=2, default=str, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    """`content` with null for what JSON has no number for: NaN and the infinities."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_finite(value) for value in content]
+    return content
 
 
 def fail(error: RobustIDPSError) -> None:

@@ -6,6 +6,7 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
     mlflow.db, artifacts/     MLflow's database and artefacts      captures/    simulated and ingested traffic
     state.db                  our state store and ledger           runs/        working files of flows
     keys/                     the installation's signing key       cache/       verified bundles, kept for rollback
+    traffic/                  parts of data sets, as flows        logs/, locks/ what servers say; one at a time
     prefect/                  Prefect's database and results       reports/     pages and pictures
     configs/                  your own rule sets, family settings and data sets; they come before those that we ship
 """

@@ -11,7 +11,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from robustidps.bundle import open_bundle
 from robustidps.evaluation.report import Evaluation
 from robustidps.progress import current
-from robustidps.settings import get_settings
+from robustidps.settings import get_settings, writable
 from robustidps.tasks.options import PLAIN
 from robustidps.tasks.references import load
 
@@ -34,7 +34,8 @@ def evaluate_model(
     current()("drawing", 0, 1)
     files = draw(evaluation, predictions, traffic, folder)
     target = folder / "evaluation.json"
-    target.write_text(evaluation.model_dump_json(indent=2))
+    with writable(target):
+        target.write_text(evaluation.model_dump_json(indent=2))
     _show(evaluation)
     return {"evaluation": evaluation.model_dump(mode="json"), "files": [str(target), *map(str, files)]}
 

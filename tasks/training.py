@@ -15,7 +15,14 @@ from robustidps.tasks.options import PLAIN
 from robustidps.tasks.references import load
 from robustidps.training import train_bundle
 
-__all__ = ["train_model"]
+__all__ = ["discard_bundles", "train_model"]
+
+
+@task(name="discard bundles", **PLAIN)
+def discard_bundles(name: str, version: str) -> None:
+    """Removes the working copies of a version's bundles, one a seed."""
+    for folder in get_settings().folder("runs", name).glob(f"{version}-seed*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @task(name="train model", **PLAIN)

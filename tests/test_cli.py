@@ -165,5 +165,10 @@ def test_a_table_cell_never_interprets_markup(capsys: pytest.CaptureFixture) -> 
     assert "[bold]x[/bold]?[31m" in shown
 
 
+def test_json_output_is_json_also_where_a_figure_is_no_number(capsys: pytest.CaptureFixture) -> None:
+    console.emit_json({"a": [float("nan"), 1.5, {"b": float("inf")}]})
+    assert json.loads(capsys.readouterr().out) == {"a": [None, 1.5, {"b": None}]}
+
+
 def test_printable_replaces_what_moves_the_cursor_and_keeps_the_rest() -> None:
     assert printable("Zürich\n\x1b]0;x\x07\u2066") == "Zürich??]0;x??"

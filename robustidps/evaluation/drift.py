@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from robustidps.errors import DatasetError, MissingExtraError, SchemaError
 from robustidps.evaluation.reference import drift_against_profile, profile
 from robustidps.progress import Progress, silent
-from robustidps.settings import CONFIGS, load_yaml, writable
+from robustidps.settings import CONFIGS, get_settings, load_yaml, writable
 from robustidps.traffic.trafficset import TrafficSet
 
 if TYPE_CHECKING:
@@ -63,9 +63,10 @@ class DriftSettings(BaseModel):
     prediction_threshold: float = Field(default=0.1, gt=0, le=1, allow_inf_nan=False)
 
     @classmethod
-    def load(cls, path: Path = CONFIGS / "drift.yaml") -> DriftSettings:
-        """Raises ConfigError."""
-        return load_yaml(path, cls)
+    def load(cls) -> DriftSettings:
+        """`drift.yaml`, from HOME/configs or ours. Raises ConfigError."""
+        own = get_settings().home / "configs" / "drift.yaml"
+        return load_yaml(own if own.is_file() else CONFIGS / "drift.yaml", cls)
 
 
 class ColumnDrift(BaseModel):

@@ -1,0 +1,143 @@
+"""Judging and promoting: both versions on the same rows, every answer in the ledger, no move on a state that is gone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from robustidps.errors import ConflictError, InputError, IntegrityError, ModelValidationError, NotFoundError
+from robustidps.judging import gather, judge, promote
+from robustidps.registry.registry import ModelRegistry
+from robustidps.settings import use_settings
+from robustidps.testing.linear import Linear, LinearSettings
+from robustidps.testing.registry import memory_registry
+from robustidps.testing.traffic import toy_traffic
+from robustidps.training import train_bundle
+
+DAY = 86_400.0
+RULES = """
+name: toy
+evidence: {min_rows: 100, min_blocks: 5}
+rules:
+  - {kind: threshold, metric: accuracy, min: 0.6}
+  - {kind: gain, metric: accuracy, margin: -0.02}
+  - {kind: schema_compatible}
+  - {kind: rollback_available, stages: [Production]}
+left_out:
+  recall_floor: the toy model is linear, and this test is not about it
+  false_positive_ceiling: the toy model is linear, and this test is not about it
+  latency: not what these tests are about
+  stability: not what these tests are about
+"""
+
+
+@pytest.fixture
+def registry(tmp_path: Path):
+    """A registry with versions 1.0.0 and 1.1.0 of a good model and 1.2.0 of one that never learnt."""
+    made = memory_registry(tmp_path / "home")
+    with use_settings(made.settings):
+        rules = made.settings.folder("configs", "promotion") / "toy.yaml"
+        rules.write_text(RULES)
+        held_out = _at(toy_traffic(900, seed=9), days=5)
+        path = held_out.write(made.settings.folder("traffic") / "held-out.parquet")
+        facts = {"path": str(path), "digest": held_out.digest, "dataset": "toy", "rules": "toy"}
+        for version, seed, epochs in (("1.0.0", 0, 150), ("1.1.0", 1, 150), ("1.2.0", 2, 1)):
+            settings = LinearSettings(seed=seed, epochs=epochs, learning_rate=0.5 if epochs > 1 else 1e-6)
+            train, validation = toy_traffic(900, seed=3), _at(toy_traffic(400, seed=4), days=1)
+            out = tmp_path / version
+            train_bundle(Linear(), settings, train, validation, name="toy", version=version, out=out)
+            made.register_model("toy", version, out, held_out=facts)
+        yield made
+
+
+def _at(traffic, days: float):
+    return replace(traffic, time=traffic.time + days * DAY)
+
+
+def test_a_version_passes_through_staging_and_each_step_is_a_decision(registry: ModelRegistry) -> None:
+    outcomes = promote(registry, "toy", "1.0.0")
+    assert [(o.stage, o.moved) for o in outcomes] == [("Staging", True), ("Production", True)]
+    assert registry.assignment("toy").production == "1.0.0" and registry.assignment("toy").staging is None
+    log = [d for d in registry.history("toy") if d.action == "promote"]
+    assert [d.to_stage for d in log] == ["Staging", "Production"]
+    assert log[-1].evidence["candidate"]["metrics"]["accuracy"] > 0.6 and log[-1].rule_set == "toy"
+    assert registry.verify().ok
+
+
+def test_candidate_and_champion_are_scored_on_the_same_rows(registry: ModelRegistry) -> None:
+    promote(registry, "toy", "1.0.0")
+    case = gather(registry, "toy", "1.1.0")
+    assert case.champion is not None and case.champion.evaluation is not None and case.candidate.evaluation is not None
+    assert case.champion.evaluation.data_digest == case.candidate.evaluation.data_digest
+    assert {"accuracy", "macro_f1"} <= {p.metric for p in case.paired}
+
+
+def test_a_worse_candidate_is_refused_and_the_refusal_is_kept(registry: ModelRegistry) -> None:
+    promote(registry, "toy", "1.0.0")
+    outcomes = promote(registry, "toy", "1.2.0")
+    assert [(o.stage, o.moved) for o in outcomes] == [("Staging", False)]
+    assert any("accuracy" in reason for reason in outcomes[0].verdict.reasons)
+    last = registry.history("toy")[-1]
+    assert (last.action, last.version, last.verdict) == ("refuse", "1.2.0", "reject")
+    assert registry.assignment("toy").production == "1.0.0"
+
+
+def test_judging_changes_nothing(registry: ModelRegistry) -> None:
+    before = len(registry.history("toy"))
+    assert judge(registry, "toy", "1.0.0", "Production").outcome == "promote"
+    assert len(registry.history("toy")) == before and registry.assignment("toy").production is None
+
+
+def test_a_validation_function_is_one_rule_more(registry: ModelRegistry) -> None:
+    outcomes = promote(registry, "toy", "1.0.0", validation_fn=lambda model: False)
+    assert not outcomes[-1].moved and "validation_fn" in outcomes[-1].verdict.reasons[0]
+    with pytest.raises(InputError, match="not True or False"):
+        promote(registry, "toy", "1.0.0", validation_fn=lambda model: 0.97)
+
+
+def test_a_decision_on_a_state_that_is_gone_is_a_conflict(registry: ModelRegistry) -> None:
+    def meanwhile(model) -> bool:
+        promote(registry, "toy", "1.1.0")
+        return True
+
+    with pytest.raises(ConflictError):
+        promote(registry, "toy", "1.0.0", validation_fn=meanwhile)
+    assert registry.assignment("toy").production == "1.1.0"
+
+
+def test_hot_swap_goes_through_the_same_rules(registry: ModelRegistry) -> None:
+    registry.hot_swap_model("toy", "1.0.0", validation_fn=lambda model: True)
+    assert registry.assignment("toy").production == "1.0.0"
+    with pytest.raises(ModelValidationError, match="accuracy"):
+        registry.hot_swap_model("toy", "1.2.0")
+    assert registry.assignment("toy").production == "1.0.0"
+
+
+def test_held_out_traffic_from_the_time_of_training_holds(registry: ModelRegistry) -> None:
+    verdict = judge(registry, "toy", "1.0.0", "Staging", held_out=toy_traffic(900, seed=9))
+    assert verdict.outcome == "hold" and any("overlaps in time" in reason for reason in verdict.reasons)
+
+
+def test_changed_or_missing_held_out_traffic_is_refused(registry: ModelRegistry) -> None:
+    path = registry.settings.home / "traffic" / "held-out.parquet"
+    _at(toy_traffic(900, seed=10), days=5).write(path)
+    with pytest.raises(IntegrityError, match="was changed"):
+        promote(registry, "toy", "1.0.0")
+    path.unlink()
+    with pytest.raises(NotFoundError, match="is gone"):
+        promote(registry, "toy", "1.0.0")
+    assert registry.assignment("toy").staging is None
+
+
+@pytest.mark.parametrize(("version", "stage"), [("1.0.0", "production"), ("1.0.0", "Archived"), ("9.9.9", "Staging")])
+def test_an_unknown_stage_or_version_is_named(registry: ModelRegistry, version: str, stage: str) -> None:
+    with pytest.raises(InputError):
+        promote(registry, "toy", version, stage)
+
+
+def test_a_version_in_production_is_not_promoted_again(registry: ModelRegistry) -> None:
+    promote(registry, "toy", "1.0.0")
+    with pytest.raises(InputError, match="already"):
+        promote(registry, "toy", "1.0.0")
