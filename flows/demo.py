@@ -43,6 +43,8 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
     began = time.monotonic()
     good = train(family=MODEL, dataset=dataset, overrides={"seed": seed}, promote_to="Production", description="demo")
     _tell(quiet, good)
+    if not quiet:
+        console.line("a starved candidate", f"trained on {STARVED_ROWS} rows, on purpose")
     starved = train(
         family=MODEL,
         dataset=dataset,

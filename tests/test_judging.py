@@ -1,4 +1,4 @@
-"""Judging and promoting: both versions on the same rows, every answer in the ledger, no move on a state that is gone."""
+"""Judging and promoting: both on the same rows, every answer in the ledger, no move on a state that has gone."""
 
 from __future__ import annotations
 
