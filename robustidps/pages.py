@@ -104,7 +104,7 @@ def versions(registry: ModelRegistry, name: str) -> Page:
             "status": v.status,
             "created": v.created_at,
             "author": v.author,
-            "digest": (v.digest or "")[:12],
+            "digest": (v.digest or "")[:8],
             "dataset": (v.held_out or {}).get("dataset"),
         }
         for v in registry.versions(name)
@@ -221,7 +221,8 @@ def simulate(out: Path, overrides: dict[str, Any], flows: bool) -> Page:
 
 
 def _facts(title: str, facts: Mapping[str, Any]) -> Page:
-    return Page(title, [{"": key, "value": value} for key, value in facts.items()])
+    known = {key: value for key, value in facts.items() if value not in (None, "", [], {})}
+    return Page(title, [{"": key, "value": value} for key, value in known.items()])
 
 
 def verdict_line(scores: Scores) -> str:
@@ -256,7 +257,7 @@ def show_evaluation(evaluation: Evaluation, files: Iterable[Path]) -> None:
     named += [(name, _cell(value)) for name, value in evaluation.figures.items()]
     console.table(f"on {evaluation.dataset}: {evaluation.rows:,} flows", ["figure", "value [95 % interval]"], named)
     rows = [
-        (label, _cell(e.precision), str(e.recall), _cell(e.f1), f"{e.support:,}")
+        (label, _cell(e.precision), f"{e.recall:.3f}", _cell(e.f1), f"{e.support:,}")
         for label, e in evaluation.classes.items()
     ]
     console.table("", ["class", "precision", "recall", "F1", "support"], rows, right=("support",))
@@ -268,9 +269,12 @@ def show_evaluation(evaluation: Evaluation, files: Iterable[Path]) -> None:
 
 def show_comparison(comparison: Comparison) -> None:
     one, other = comparison.candidate, comparison.champion
-    columns = ["figure", f"{one.model} {one.version}", f"{other.model} {other.version}", "difference [95 % interval]"]
-    rows = [(d.metric, f"{d.candidate:.4f}", f"{d.champion:.4f}", str(d.difference)) for d in comparison.differences]
-    console.table(f"on {one.dataset}: {one.rows:,} flows", columns, rows)
+    names = [e.version if one.model == other.model else f"{e.model} {e.version}" for e in (one, other)]
+    rows = [
+        (d.metric, f"{d.candidate:.3f}", f"{d.champion:.3f}", f"{d.difference:.3f}") for d in comparison.differences
+    ]
+    title = f"{one.model} on {one.dataset}: {one.rows:,} flows"
+    console.table(title, ["figure", *names, "difference [95 %]"], rows)
     console.remark(comparison.picture.absolute().as_uri())
 
 

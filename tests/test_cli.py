@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from robustidps import cli, console
+from robustidps import cli, console, settings
 from robustidps.errors import printable
 
 
@@ -21,6 +21,7 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["robustidps", *map(str, words)])
         cli._given.clear()
+        monkeypatch.setattr(settings, "_current", None)  # as in a new process
         with pytest.raises(SystemExit) as end:
             cli.main()
         said = capsys.readouterr()

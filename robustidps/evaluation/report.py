@@ -23,11 +23,16 @@ class Interval(BaseModel):
     high: float | None = None
 
     def __str__(self) -> str:
+        return format(self, ".4f")
+
+    def __format__(self, spec: str) -> str:
+        """`0.9769 [0.9688, 0.9833]`, each figure by `spec` (four decimals without one)."""
+        spec = spec or ".4f"
         if self.value is None:
             return "n/a"
         if self.low is None or self.high is None:
-            return f"{self.value:.4f}"
-        return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+            return format(self.value, spec)
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
 class ClassFigures(BaseModel):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from robustidps import cli
+from robustidps import cli, settings
 from robustidps.traffic.flow64 import FLOW64
 from robustidps.traffic.trafficset import TrafficSet
 
@@ -87,6 +87,7 @@ def command(installation: Path) -> Command:
             for key, value in {"ROBUSTIDPS_HOME": str(home), "COLUMNS": "200", **env}.items():
                 patch.setenv(key, value)
             patch.setattr(cli, "_given", {})
+            patch.setattr(settings, "_current", None)  # as in a new process
             with pytest.raises(SystemExit) as end:
                 cli.main()
         return Done(int(end.value.code or 0), out.getvalue(), err.getvalue())
