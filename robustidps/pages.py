@@ -119,15 +119,15 @@ class HistoryPage(Page):
     def show(self) -> None:
         if not self.rows:
             console.remark(self.empty)
+        one = len({row["model"] for row in self.rows}) == 1
         for row in self.rows:
             reasons = row["why"] or [""]
-            head = f"{row['time']:%Y-%m-%d %H:%M}  {row['model']} {row['version']}"
-            console.line(
-                head, f"{row['decision']:<9} {row['to'] or '-':<11} {reasons[0]}", COLOURS.get(row["verdict"], "")
-            )
+            what = row["version"] if one else f"{row['model']} {row['version']}"
+            head = f"{row['decision']:<9} {row['to'] or '-':<11} {row['by']:<14} "
+            colour = COLOURS.get(row["verdict"], "")
+            console.line(f"{row['time']:%Y-%m-%d %H:%M}  {what}", head + reasons[0], colour)
             for reason in reasons[1:]:
-                console.line("", f"{'':<21} {reason}")
-            console.remark(f"{'':<{console.LABEL}} by {row['by']}")
+                console.line("", f"{'':<{len(head)}}{reason}", colour)
 
 
 COLOURS = {"promote": "green", "reject": "red", "hold": "yellow"}
