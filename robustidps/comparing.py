@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from robustidps.errors import DatasetError
 from robustidps.judging import read_held_out
 from robustidps.progress import Progress, current
-from robustidps.settings import check_name, writable
+from robustidps.settings import check_name
 from robustidps.traffic.trafficset import TrafficSet
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ def evaluate_version(
     meta = bundle.metadata
     if folder is None:
         folder = registry.settings.folder("reports", meta.name, meta.version, evaluation.data_digest[:12])
-    with writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        return evaluation, draw(evaluation, predictions, traffic, folder)
+    return evaluation, draw(evaluation, predictions, traffic, folder)
 
 
 @dataclass(frozen=True)
@@ -101,8 +99,5 @@ def compare_versions(
     differences = paired(first_rows, second_rows, traffic)
     meta = one.metadata
     target = folder or registry.settings.folder("reports", meta.name, meta.version)
-    with writable(target):
-        target.mkdir(parents=True, exist_ok=True)
-        name = f"against-{other.metadata.name}-{other.metadata.version}.png"
-        picture = draw_comparison(first, second, differences, target / name)
-    return Comparison(first, second, differences, picture)
+    name = f"against-{other.metadata.name}-{other.metadata.version}.png"
+    return Comparison(first, second, differences, draw_comparison(first, second, differences, target / name))
