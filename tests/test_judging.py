@@ -84,6 +84,15 @@ def test_a_worse_candidate_is_refused_and_the_refusal_is_kept(registry: ModelReg
     assert registry.assignment("toy").production == "1.0.0"
 
 
+def test_a_version_that_gets_no_further_than_staging_is_shown_there(registry: ModelRegistry) -> None:
+    strict = "  - {kind: threshold, metric: macro_f1, min: 1, stages: [Production]}\nleft_out:"
+    rules = registry.settings.home / "configs" / "promotion" / "strict.yaml"
+    rules.write_text(RULES.replace("name: toy", "name: strict").replace("left_out:", strict))
+    outcomes = promote(registry, "toy", "1.0.0", rules="strict")
+    assert [(o.stage, o.moved) for o in outcomes] == [("Staging", True), ("Production", False)]
+    assert registry.assignment("toy").staging == "1.0.0" and registry.assignment("toy").projected
+
+
 def test_judging_changes_nothing(registry: ModelRegistry) -> None:
     before = len(registry.history("toy"))
     assert judge(registry, "toy", "1.0.0", "Production").outcome == "promote"
