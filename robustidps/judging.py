@@ -223,7 +223,9 @@ def promote(
             registry.record_refusal(name, version, target, verdict=verdict, **facts)
             outcomes.append(Outcome(target, verdict, moved=False))
             break
-        decision = registry.transition(name, version, target, verdict=verdict, expected_generation=generation, **facts)
+        decision = registry.transition(
+            name, version, target, verdict=verdict, expected_generation=generation, project=target == stage, **facts
+        )
         generation = decision.generation
         outcomes.append(Outcome(target, verdict, moved=True))
     return outcomes
