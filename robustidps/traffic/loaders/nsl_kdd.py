@@ -19,6 +19,7 @@ from robustidps.errors import DatasetError, printable
 from robustidps.progress import Progress, silent
 from robustidps.settings import CONFIGS, load_yaml
 from robustidps.traffic.loaders.base import Recognised, opened
+from robustidps.traffic.loaders.card import Card
 from robustidps.traffic.loaders.table import TableSpec, read_table
 from robustidps.traffic.trafficset import TrafficSet
 
@@ -39,16 +40,9 @@ class Part(BaseModel):
     sha256: str = ""  # of the unpacked file; empty where it isn't known
 
 
-class NslKddConfig(BaseModel):
+class NslKddConfig(Card):
     """What `configs/datasets/nsl_kdd.yaml` holds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    title: str
-    card: str
-    source: str
-    licence: str
-    citation: str
     parts: dict[str, Part]
     table: TableSpec
 
