@@ -29,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(no_args_is_help=True, help="Data sets and captures: list, describe, simulate.")
+data_app = typer.Typer(no_args_is_help=True, help="Data sets and captures: list, fetch, describe, simulate.")
 registry_app = typer.Typer(no_args_is_help=True, help="The registry's upkeep.")
 app.add_typer(data_app, name="data", rich_help_panel="Traffic")
 app.add_typer(registry_app, name="registry", rich_help_panel="Installation")
@@ -404,6 +404,35 @@ def data_list(as_json: Json = False) -> None:
 
     content = pages.datasets()
     console.emit_json(content.rows) if as_json else content.show()
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str | None, typer.Argument(help="a public data set; default: list them")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="folder; default: datasets/NAME in the home folder")] = None,
+    as_json: Json = False,
+) -> None:
+    """Download a public data set from its authors, or say what to do where a form stands in between (exit code 6).
+
+    An interrupted download goes on where it ended. Without a name: which sets can be downloaded, which need a form.
+    """
+    from robustidps import pages
+    from robustidps.progress import current
+    from robustidps.traffic.fetch import fetch
+
+    if name is None:
+        if to is not None:
+            raise ConfigError("needs the name of a data set", where="--to", remedy="robustidps data fetch lists them")
+        content = pages.fetchable()
+        console.emit_json(content.rows) if as_json else content.show()
+        return
+    with console.bars(not as_json):
+        fetched = fetch(name, to, progress=current())
+    following = pages.next_commands(fetched)
+    if as_json:
+        console.emit_json(fetched.to_dict() | {"next": following})
+    else:
+        pages.show_fetched(fetched, following)
 
 
 @data_app.command("describe")

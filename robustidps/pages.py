@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from robustidps.judging import Outcome
     from robustidps.registry.registry import ModelRegistry
     from robustidps.scoring import Scores
+    from robustidps.traffic.fetch import Fetched
 
 __all__ = ["Page"]
 
@@ -166,6 +167,37 @@ def datasets() -> Page:
             }
         )
     return Page("data sets", rows)
+
+
+def fetchable() -> Page:
+    """The public data sets, and how each is had."""
+    from robustidps.traffic.fetch import ways
+
+    return Page("public data sets", ways())
+
+
+def next_commands(fetched: Fetched) -> list[str]:
+    """What to do with a data set that was fetched: train on it, where a configuration says how it is split."""
+    import shlex
+
+    from robustidps.traffic.prepare import dataset_config
+
+    folder = shlex.quote(str(fetched.folder))
+    names = [name for name in known_configs("training") if dataset_config(name).loader == fetched.name]
+    train = [f"robustidps train --dataset {name} --data-dir {folder}" for name in names]
+    return train or [f"robustidps data describe {folder}"]
+
+
+def show_fetched(fetched: Fetched, following: list[str]) -> None:
+    for file in fetched.files:
+        console.line(file.file.name, f"{file.bytes:,} bytes, {'fetched' if file.fresh else 'there already'}", "green")
+        console.line("", str(file.file))
+        console.line("sha256", file.sha256)
+        console.line("", file.checked)
+    if fetched.by_hand:
+        console.line("by hand", fetched.by_hand)
+    for command in following:
+        console.line("next", command)
 
 
 def describe(path: Path) -> Page:

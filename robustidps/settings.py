@@ -277,6 +277,7 @@ def writable(path: Path) -> Iterator[None]:
     except OSError as error:
         reasons = {
             28: "the disk is full",
+            2: "part of the path isn't there",
             30: "the file system is read-only",
             13: "permission denied",
             1: "not permitted",

@@ -19,6 +19,7 @@ from robustidps import __version__
 from robustidps.errors import ConfigError, DatasetError, printable
 from robustidps.progress import Progress, silent
 from robustidps.settings import config_file, known_configs, load_yaml
+from robustidps.traffic.loaders.card import default_folder
 from robustidps.traffic.splits import Split, official_split, shuffled_split, temporal_split
 from robustidps.traffic.trafficset import TrafficSet
 
@@ -82,7 +83,7 @@ def load_dataset(
 
     Args:
         folder: where simulated captures are kept.
-        data_dir: where a public data set's files lie.
+        data_dir: where a public data set's files lie; default is where `robustidps data fetch` puts them.
         schema_file: the schema of a table of yours.
 
     Raises:
@@ -97,9 +98,13 @@ def load_dataset(
     from robustidps.traffic.loaders import load
 
     if config.source == "loader":
-        if data_dir is None:
-            raise DatasetError(f"{dataset} isn't shipped", remedy="say where its files lie with --data-dir FOLDER")
         name = config.loader or dataset
+        data_dir = _data_folder(config, dataset, data_dir)
+        if data_dir is None:
+            raise DatasetError(
+                f"{dataset} isn't shipped",
+                remedy=f"get it with `robustidps data fetch {name}`, or say where its files lie with --data-dir FOLDER",
+            )
         return {part: load(name, data_dir, part=part, progress=progress) for part in ("train", "test")}
     path = Path(dataset).expanduser()
     if schema_file is None and path.suffix == ".parquet":
@@ -107,6 +112,14 @@ def load_dataset(
     if schema_file is None:
         raise DatasetError("a table needs a schema", where=path, remedy="name one with --schema FILE (docs/data.md)")
     return {"all": load("table", path, schema=schema_file, progress=progress)}
+
+
+def _data_folder(config: DatasetConfig, dataset: str, data_dir: Path | None) -> Path | None:
+    """The folder that was named, else the one a public set was fetched to, if it is there."""
+    if data_dir is not None or config.source != "loader":
+        return data_dir
+    folder = default_folder(config.loader or dataset)
+    return folder if folder.is_dir() else None
 
 
 def fingerprint(dataset: str, *, data_dir: Path | None = None, schema_file: Path | None = None) -> str:
@@ -125,6 +138,7 @@ def fingerprint(dataset: str, *, data_dir: Path | None = None, schema_file: Path
                     h.update(hashlib.file_digest(file, "sha256").digest())
             except OSError as error:
                 raise DatasetError(f"can't be read: {error.strerror}", where=path) from None
+    data_dir = _data_folder(config, dataset, data_dir)
     if data_dir is not None:
         h.update(str(data_dir.absolute()).encode(errors="surrogateescape"))
         for path in sorted(data_dir.iterdir()) if data_dir.is_dir() else ():
