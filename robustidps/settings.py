@@ -8,6 +8,7 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
     keys/                     the installation's signing key       cache/       verified bundles, kept for rollback
     traffic/                  parts of data sets, as flows        logs/, locks/ what servers say; one at a time
     prefect/                  Prefect's database and results       reports/     pages and pictures
+    datasets/                 public data sets, as fetched
     configs/                  your own rule sets, family settings and data sets; they come before those that we ship
 """
 
@@ -277,7 +278,6 @@ def writable(path: Path) -> Iterator[None]:
     except OSError as error:
         reasons = {
             28: "the disk is full",
-            2: "part of the path isn't there",
             30: "the file system is read-only",
             13: "permission denied",
             1: "not permitted",

@@ -46,6 +46,7 @@ COMMANDS = [
     "ui",
     "data list",
     "data describe",
+    "data fetch",
     "data simulate",
     "registry repair",
 ]
@@ -58,7 +59,7 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_lists_are_json_where_a_script_reads_them(run) -> None:
-    for words in (("models",), ("models", "--families"), ("data", "list"), ("history",)):
+    for words in (("models",), ("models", "--families"), ("data", "list"), ("data", "fetch"), ("history",)):
         code, out, _ = run(*words, "--json")
         assert code == 0 and isinstance(json.loads(out), list)
 
@@ -79,6 +80,10 @@ def test_lists_are_json_where_a_script_reads_them(run) -> None:
         (("train", "neural_ode", "--name", "../x"), 3, "not a model name"),
         (("train", "neural_ode", "--rules", "nope"), 3, "nope.yaml: no such file"),
         (("data", "describe", "a" * 5000), 3, "no such file"),
+        (("data", "fetch", "nsl-kdd"), 6, "(1) see whether its authors offer it again"),
+        (("data", "fetch", "nope"), 3, "no public data set"),
+        (("data", "fetch", "--to", "somewhere"), 3, "needs the name"),
+        (("data", "fetch", "cic_ids2017", "--to", "/dev/null"), 6, "a file is in the way"),
         (("models", "../../etc"), 3, "is not a model name"),
         (("models", "nothing"), 3, "no such model"),
         (("promote", "nothing", "1.0.0"), 3, "no such model"),

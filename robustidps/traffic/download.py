@@ -79,7 +79,10 @@ class _Begun(BaseModel):
 
 def shown(url: str) -> str:
     """A URL as messages show it: without user, password, query and fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the address"
     return printable(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", 300)
 
 
@@ -128,7 +131,8 @@ class _Download:
                 failures = 1 if have - before >= self.limits.headway else failures + 1
                 before = have
                 if failures >= self.limits.tries:
-                    kept = f"{have:,} bytes are kept: the same command goes on from there" if have else "try later"
+                    goes_on = have and self._begun()
+                    kept = f"{have:,} bytes are kept: the same command goes on from there" if goes_on else "try later"
                     raise self._error(f"{cut}, {failures} times in a row", kept) from None
                 pause = max(self.limits.pause_s * 2 ** (failures - 1), cut.wait_s)
                 pause = min(pause, self.limits.longest_pause_s)
@@ -152,12 +156,12 @@ class _Download:
         headers = {"User-Agent": f"robustidps/{__version__}", "Accept-Encoding": "identity"}
         if begun and have:
             headers |= {"Range": f"bytes={have}-", "If-Range": begun.validator}
-        request = urllib.request.Request(self.url, headers=headers)  # noqa: S310 - http and https alone, see _opener
         try:
+            request = urllib.request.Request(self.url, headers=headers)  # noqa: S310 - http and https alone: _opener
             response = self.opener.open(request, timeout=self.limits.silence_s)
         except HTTPError as error:
-            with error:
-                self._refused(error)
+            error.close()
+            raise self._refused(error) from None
         except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address that is none
             raise self._unreached(error) from None
         with response:
@@ -202,11 +206,9 @@ class _Download:
         have = start
         since, there = time.monotonic(), have
         with writable(self.part):
-            file = self.part.open("r+b" if start else "wb", buffering=0)
+            file = self.part.open("r+b", buffering=0)
         with file:
-            with writable(self.part):
-                file.seek(start)
-                file.truncate()
+            file.seek(start)
             while True:
                 try:
                     block = response.read1(_BLOCK)
@@ -243,6 +245,9 @@ class _Download:
                     where=self.part.parent,
                     remedy="free space or name another folder with --to",
                 )
+            # In this order, so that a kill in between never leaves old bytes beside a note of a new file.
+            self.note.unlink(missing_ok=True)
+            self.part.open("wb").close()
             begun = _Begun(url=self.url, validator=_validator(response.headers), total=total)
             self.note.write_text(begun.model_dump_json())
 
@@ -277,17 +282,17 @@ class _Download:
         if not head.startswith(magic):
             raise self._error(f"sent something that is no {kind}", "the address may have moved")
 
-    def _refused(self, error: HTTPError) -> None:
-        """Raises what an HTTP status means."""
+    def _refused(self, error: HTTPError) -> Exception:
+        """What an HTTP status means."""
         if error.code == 416:  # the part is longer than the file by now
             self._discard()
-            raise _Cut("the file changed at its source")
+            return _Cut("the file changed at its source")
         if error.code in _PASSING:
             wait = error.headers.get("Retry-After", "")
-            raise _Cut(f"answered {error.code} {error.reason}", float(wait) if re.fullmatch(r"\d{1,6}", wait) else 0.0)
+            return _Cut(f"answered {error.code} {error.reason}", float(wait) if re.fullmatch(r"\d{1,6}", wait) else 0.0)
         if 300 <= error.code < 400:
-            raise self._error(f"leads to another address more than {_REDIRECTS} times, or to none", "")
-        raise self._error(f"answered {error.code} {error.reason}", "the address may have moved")
+            return self._error(f"leads to another address more than {_REDIRECTS} times, or to none", "")
+        return self._error(f"answered {error.code} {error.reason}", "the address may have moved")
 
     def _unreached(self, error: Exception) -> Exception:
         """What becomes of a try that got no answer."""

@@ -125,7 +125,10 @@ def fetch(name: str, folder: Path | None = None, *, limits: Limits = _LIMITS, pr
     if not files:
         raise UnavailableError("can't be downloaded by a program", where=card.title, remedy=by_hand)
     with writable(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # in /proc, say
+            raise StorageError("can't be made", where=folder, remedy="name another folder with --to") from None
         lock = FileLock(folder / ".fetching.lock", timeout=0)
         try:
             lock.acquire()
