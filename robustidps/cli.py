@@ -36,7 +36,7 @@ app.add_typer(registry_app, name="registry", rich_help_panel="Installation")
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 Reason = Annotated[str, typer.Option("--reason", help="kept in the ledger")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="folder with a public data set's files")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="a public data set's folder, archive or file")]
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="schema file of a table of yours (docs/data.md)")]
 RuleSetName = Annotated[str | None, typer.Option("--rules", help="rule set in configs/promotion")]
 Truncated = Annotated[
@@ -156,7 +156,7 @@ def train(
         int, typer.Option(min=1, max=20, help="train this many; the best on validation is registered")
     ] = 1,
     split: Annotated[
-        Literal["temporal", "official", "shuffled"] | None,
+        Literal["temporal", "official", "captures", "shuffled"] | None,
         typer.Option(help="how traffic is held out; default: the data set's way"),
     ] = None,
     limit_rows: Annotated[int | None, typer.Option(min=1, help="train on a random sample of this many rows")] = None,
@@ -437,13 +437,14 @@ def data_fetch(
 
 @data_app.command("describe")
 def data_describe(
-    path: Annotated[Path, typer.Argument(help="a capture, a Parquet file, or a data set's file or folder")],
+    path: Annotated[Path, typer.Argument(help="a capture, a Parquet file, or a data set's file, archive or folder")],
     as_json: Json = False,
 ) -> None:
     """What a file or folder is: capture, traffic set, or a release of a public data set."""
     from robustidps import pages
 
-    content = pages.describe(path)
+    with console.bars(not as_json):
+        content = pages.describe(path)
     console.emit_json(content.rows) if as_json else content.show()
 
 

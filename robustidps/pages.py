@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Page"]
 
+MOST_FILES = 12
+"""Files of a data set that are named one by one."""
+
 HEADLINE = (
     "accuracy",
     "macro_f1",
@@ -208,30 +211,50 @@ def describe(path: Path) -> Page:
     """
     from robustidps.scoring import CAPTURE_SUFFIXES
     from robustidps.traffic.capture import inspect
-    from robustidps.traffic.loaders import known, recognise
+    from robustidps.traffic.loaders.table import Table
     from robustidps.traffic.trafficset import TrafficSet
 
     if not exists(path):
         raise DatasetError("no such file or folder", where=path)
     if path.suffix in CAPTURE_SUFFIXES:
         facts: Mapping[str, Any] = inspect(path).to_dict()
-    elif path.suffix == ".parquet":
+    elif Table().identify(path):
         traffic = TrafficSet.read(path)
         facts = {"kind": "traffic set", "schema": traffic.schema.name, "rows": len(traffic), "digest": traffic.digest}
         facts = facts | {f"rows of {k}": v for k, v in traffic.class_counts().items() if v}
     else:
-        found = recognise(path)
-        if found is None:
-            raise DatasetError(
-                "is no release of a data set that we know",
-                where=path,
-                remedy=f"known: {', '.join(known())} (docs/data.md)",
-            )
-        parts = {f"part {name}": file.name for name, file in found.parts.items()}
-        facts = {"data set": found.loader, "release": found.release, **parts, "notes": list(found.notes)}
-        shown = ("title", "source", "licence", "citation", "classes", "features", "dropped_columns")
-        facts |= {k: v for k, v in known()[found.loader].describe().items() if k in shown}
+        facts = _release(path)
     return _facts(path.name, facts)
+
+
+def _release(path: Path) -> dict[str, Any]:
+    """What is known about a public data set's release at `path`: of the files there, then of the set."""
+    from robustidps.progress import current
+    from robustidps.traffic.loaders import identify, known
+
+    found = identify(path, progress=current())
+    set_ = known()[found.loader].describe()
+    files = {name: f"{found.parts[name].name}, {rows:,} rows" for name, rows in found.rows.items()}
+    shown = dict(list(files.items())[:MOST_FILES])
+    if len(files) > len(shown):
+        shown["..."] = f"{len(files) - len(shown)} more files"
+    dropped_rows = ""
+    if found.unusable:
+        dropped_rows = f"those without a finite number in a feature; above {100 * found.unusable:g} % a file is refused"
+    return {
+        "data set": set_["title"],
+        "loader": found.loader,
+        "release": found.release,
+        "rows": sum(found.rows.values()),
+        **{f"part {name}": text for name, text in shown.items()},
+        "classes": list(found.classes),
+        "dropped columns": found.dropped,
+        "dropped rows": dropped_rows,
+        "left aside": found.unused,
+        "notes": list(found.notes),
+        "known defects": set_["defects"],
+        **{key: set_[key] for key in ("source", "licence", "citation", "card")},
+    }
 
 
 def simulate(out: Path, overrides: dict[str, Any], flows: bool) -> Page:

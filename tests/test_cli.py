@@ -178,3 +178,21 @@ def test_json_output_is_json_also_where_a_figure_is_no_number(capsys: pytest.Cap
 
 def test_printable_replaces_what_moves_the_cursor_and_keeps_the_rest() -> None:
     assert printable("Zürich\n\x1b]0;x\x07\u2066") == "Zürich??]0;x??"
+
+
+def test_describe_says_what_a_data_set_is_and_what_would_be_dropped(run, tmp_path: Path) -> None:
+    from robustidps.testing.published import CORRECTED, ORIGINAL, row, write
+
+    path = write(tmp_path / "friday.csv", CORRECTED, [row(CORRECTED, label="BENIGN")])
+    for where in (path, tmp_path):
+        code, out, _ = run("data", "describe", where, "--json")
+        facts = {line[""]: line["value"] for line in json.loads(out)}
+        assert code == 0 and facts["release"].startswith("a sample of CIC-IDS2017, corrected release")
+        assert facts["rows"] == 1 and facts["part friday.csv"] == "friday.csv, 1 rows"
+        assert "Src IP" in facts["dropped columns"] and "1 %" in facts["dropped rows"]
+        assert "Infiltration" in facts["classes"] and facts["known defects"]
+    code, out, _ = run("data", "describe", path)
+    assert code == 0 and "corrected release" in out and "known defects" in out
+    write(tmp_path / "Monday-WorkingHours.pcap_ISCX.csv", ORIGINAL, [row(ORIGINAL, label="BENIGN")])
+    code, _, err = run("data", "describe", tmp_path)
+    assert code == 3 and "mixes releases" in err and "friday.csv" in err and "Monday-WorkingHours" in err
