@@ -204,17 +204,18 @@ def show_fetched(fetched: Fetched, following: list[str]) -> None:
 
 
 def describe(path: Path) -> Page:
-    """What a file or folder is.
+    """What a file, an archive or a file in it, or a folder is.
 
     Raises:
         DatasetError, CaptureError: it is none of the kinds we know, or damaged.
     """
     from robustidps.scoring import CAPTURE_SUFFIXES
     from robustidps.traffic.capture import inspect
+    from robustidps.traffic.loaders.archive import located
     from robustidps.traffic.loaders.table import Table
     from robustidps.traffic.trafficset import TrafficSet
 
-    if not exists(path):
+    if not exists(path) and located(path)[1] is None:
         raise DatasetError("no such file or folder", where=path)
     if path.suffix in CAPTURE_SUFFIXES:
         facts: Mapping[str, Any] = inspect(path).to_dict()
@@ -234,7 +235,7 @@ def _release(path: Path) -> dict[str, Any]:
 
     found = identify(path, progress=current())
     set_ = known()[found.loader].describe()
-    files = {name: f"{found.parts[name].name}, {rows:,} rows" for name, rows in found.rows.items()}
+    files = {name: f"{found.parts[name].name}, {rows:,} row{'s' * (rows != 1)}" for name, rows in found.rows.items()}
     shown = dict(list(files.items())[:MOST_FILES])
     if len(files) > len(shown):
         shown["..."] = f"{len(files) - len(shown)} more files"
@@ -248,11 +249,11 @@ def _release(path: Path) -> dict[str, Any]:
         "rows": sum(found.rows.values()),
         **{f"part {name}": text for name, text in shown.items()},
         "classes": list(found.classes),
-        "dropped columns": found.dropped,
-        "dropped rows": dropped_rows,
+        **{f"drops {column}": reason for column, reason in found.dropped.items()},
+        "drops rows": dropped_rows,
         "left aside": found.unused,
         "notes": list(found.notes),
-        "known defects": set_["defects"],
+        **{f"defect {number}": text for number, text in enumerate(set_["defects"], start=1)},
         **{key: set_[key] for key in ("source", "licence", "citation", "card")},
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -184,15 +185,17 @@ def test_describe_says_what_a_data_set_is_and_what_would_be_dropped(run, tmp_pat
     from robustidps.testing.published import CORRECTED, ORIGINAL, row, write
 
     path = write(tmp_path / "friday.csv", CORRECTED, [row(CORRECTED, label="BENIGN")])
-    for where in (path, tmp_path):
+    with zipfile.ZipFile(tmp_path.parent / f"{tmp_path.name}.zip", "w") as archive:
+        archive.write(path, "x/friday.csv")
+    for where in (path, tmp_path, Path(str(archive.filename)) / "x" / "friday.csv"):
         code, out, _ = run("data", "describe", where, "--json")
         facts = {line[""]: line["value"] for line in json.loads(out)}
         assert code == 0 and facts["release"].startswith("a sample of CIC-IDS2017, corrected release")
-        assert facts["rows"] == 1 and facts["part friday.csv"] == "friday.csv, 1 rows"
-        assert "Src IP" in facts["dropped columns"] and "1 %" in facts["dropped rows"]
-        assert "Infiltration" in facts["classes"] and facts["known defects"]
+        assert facts["rows"] == 1 and facts["part friday.csv"] == "friday.csv, 1 row"
+        assert facts["drops Src IP"] and "1 %" in facts["drops rows"]
+        assert "Infiltration" in facts["classes"] and facts["defect 1"]
     code, out, _ = run("data", "describe", path)
-    assert code == 0 and "corrected release" in out and "known defects" in out
+    assert code == 0 and "corrected release" in out and "defect 1" in out
     write(tmp_path / "Monday-WorkingHours.pcap_ISCX.csv", ORIGINAL, [row(ORIGINAL, label="BENIGN")])
     code, _, err = run("data", "describe", tmp_path)
     assert code == 3 and "mixes releases" in err and "friday.csv" in err and "Monday-WorkingHours" in err

@@ -35,6 +35,7 @@ def test_a_file_in_an_archive_is_read_like_any_other(tmp_path):
     plain.write_text(TEXT)
     alone = packed(tmp_path / "flows.zip", ("folder/", ""), ("folder/flows.csv", TEXT), ("__MACOSX/._flows.csv", "x"))
     assert read(alone).digest == read(plain).digest
+    assert read(packed(tmp_path / "dot.zip", ("./flows.csv", TEXT)) / "flows.csv").digest == read(plain).digest
     two = packed(tmp_path / "two.zip", ("a.csv", TEXT), ("b.csv", "bytes,label\n1,attack\n"))
     assert len(read(two / "b.csv")) == 1
     assert base.data_files(two) == [two / "a.csv", two / "b.csv"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
@@ -56,9 +56,10 @@ def is_zip(path: Path) -> bool:
 
 def located(path: Path) -> tuple[Path, str | None]:
     """The file on disk, and the name within it where `path` leads into an archive."""
-    for parent in path.parents:
-        if parent.is_file():
-            return parent, path.relative_to(parent).as_posix()
+    with suppress(OSError):  # a name beyond the system's length
+        for parent in path.parents:
+            if parent.is_file():
+                return parent, path.relative_to(parent).as_posix()
     return path, None
 
 
@@ -91,7 +92,7 @@ def member(path: Path, raw: BinaryIO, name: str | None) -> Iterator[tuple[IO[byt
                 where=path,
                 remedy=f"name one of them: {some}" if files else "fetch it again",
             )
-        wanted = [f for f in files if name is None or f.filename == name]
+        wanted = [f for f in files if name is None or PurePosixPath(f.filename) == PurePosixPath(name)]
         if not wanted:
             raise DatasetError(f"holds no file '{printable(name, 80)}'", where=path)
         try:
@@ -160,16 +161,15 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     entries = archive.infolist()
     if len(entries) > MEMBERS:
         raise DatasetError(f"holds {len(entries)} entries, more than {MEMBERS}", where=path, remedy="don't trust it")
-    names = set()
-    files = []
+    names, files = set[PurePosixPath](), []
     for entry in entries:
         name = PurePosixPath(entry.filename)
         shown = printable(entry.filename, 80)
         if name.is_absolute() or ".." in name.parts or "\\" in entry.orig_filename or ":" in entry.filename[:3]:
             raise DatasetError(f"'{shown}' in it leads out of the archive", where=path, remedy="don't trust it")
-        if entry.filename in names:
+        if name in names:
             raise DatasetError(f"'{shown}' stands in it twice", where=path, remedy="don't trust it")
-        names.add(entry.filename)
+        names.add(name)
         if entry.is_dir() or name.name.startswith(".") or "__MACOSX" in name.parts:
             continue
         if entry.flag_bits & 1:

@@ -169,8 +169,7 @@ class PublicSet:
         facts = files[0] if len(files) == 1 else _together(files, known)
         return replace(
             traffic,
-            provenance=facts
-            | {"loader": self.name, "release": title, "part": part, "notes": [*known.notes, *release.notes]},
+            provenance=facts | {"loader": self.name, "release": title, "part": part, "notes": list(known.notes)},
         )
 
     # --- Recognising
@@ -313,7 +312,7 @@ class PublicSet:
             loader=self.name,
             release=title,
             parts=parts or strays,
-            notes=tuple(notes),
+            notes=(*notes, *release.notes),
             rows=rows,
             classes=release.table.classes,
             dropped=dropped or dict(release.table.drop),
@@ -365,7 +364,7 @@ class PublicSet:
             raise DatasetError(
                 f"has no label column, and its name is no label of {release.title}",
                 where=file,
-                remedy="give it the published name of its attack (DDoS-ICMP_Flood.pcap.csv, DDoS-ICMP_Flood1.pcap.csv)",
+                remedy=f"give it its published name, such as {list(table.words.values())[-1]}.csv",
             )
         return table.label_index[word], table.words[word]
 
