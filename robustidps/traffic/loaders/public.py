@@ -14,7 +14,6 @@ Provenance says for every file what was dropped and why.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from functools import cache
@@ -27,17 +26,15 @@ from pydantic import Field
 from robustidps.errors import DatasetError, printable
 from robustidps.progress import Progress, silent
 from robustidps.settings import CONFIGS, load_yaml
-from robustidps.traffic.loaders.base import Recognised, data_files, opened
+from robustidps.traffic.loaders.base import Recognised, data_files
 from robustidps.traffic.loaders.card import Card, _Closed
-from robustidps.traffic.loaders.cells import arrow
+from robustidps.traffic.loaders.looks import check_counts, counted, first_row, is_number, shown, stem_of
 from robustidps.traffic.loaders.spec import TableSpec, columns_of
-from robustidps.traffic.loaders.table import is_parquet, read_table
+from robustidps.traffic.loaders.table import read_table
 from robustidps.traffic.trafficset import UNLABELLED, TrafficSet
 
 __all__ = ["LookAlike", "PublicConfig", "PublicSet", "PublishedFile", "Release"]
 
-_START = 1 << 16  # bytes in which a file's first line must end
-_BEHIND = ("csv", "txt", "parquet", "gz", "pcap")
 _CLOSE = 0.7  # share of a release's columns that makes a stranger worth a word on what is missing
 
 
@@ -180,7 +177,7 @@ class PublicSet:
         problems: list[DatasetError] = []
         for file in data_files(path):
             try:
-                columns = _first_row(file)
+                columns = first_row(file)
                 name = self._release_of(columns, file)
                 if name is not None:
                     by_release.setdefault(name, []).append(file)
@@ -188,14 +185,14 @@ class PublicSet:
                 self._refuse_look_alike(columns, file)
             except DatasetError as error:
                 problems.append(error)
-                unused[_shown(file, path)] = error.problem
+                unused[shown(file, path)] = error.problem
         if not by_release:
             if problems:
                 raise problems[0]
             return None
         if len(by_release) > 1:
             listed = "; ".join(
-                f"{self.config.releases[name].title}: {', '.join(_shown(f, path) for f in files[:3])}"
+                f"{self.config.releases[name].title}: {', '.join(shown(f, path) for f in files[:3])}"
                 + (f" and {len(files) - 3} more" if len(files) > 3 else "")
                 for name, files in by_release.items()
             )
@@ -220,7 +217,7 @@ class PublicSet:
         for name, release in self.config.releases.items():
             table = release.table
             if not table.header:
-                if len(columns) == len(table.columns) and any(_is_number(c) for c in columns):
+                if len(columns) == len(table.columns) and any(is_number(c) for c in columns):
                     return name
             elif columns_of(columns, table).fit:
                 if release.label_from == "file":
@@ -232,7 +229,7 @@ class PublicSet:
         """Raises _LookAlikeError for what the configuration knows, and for what is nearly a release."""
         spec = next(iter(self.config.releases.values())).table
         header = {spec.key(c) for c in columns}
-        headless = any(_is_number(c) for c in columns)
+        headless = any(is_number(c) for c in columns)
         for alike in self.config.look_alikes:
             if (alike.fields is None or (headless and len(columns) == alike.fields)) and {
                 spec.key(c) for c in alike.columns
@@ -263,19 +260,19 @@ class PublicSet:
         notes: list[str] = []
         contents: dict[str, Path] = {}
         for file in files:
-            _check_counts(file, release.table)
-            n, digest = _counted(file, release.table, progress)
+            check_counts(file, release.table)
+            n, digest = counted(file, release.table, progress)
             if digest and (twin := contents.setdefault(digest, file)) != file:
                 raise DatasetError(
-                    f"holds the same file twice: {_shown(twin, path)} and {_shown(file, path)}",
+                    f"holds the same file twice: {shown(twin, path)} and {shown(file, path)}",
                     where=path,
                     remedy="remove one of them",
                 )
             part = next((p for p, f in release.files.items() if f.rows == n), None)
-            name = part or _shown(file, path)
+            name = part or shown(file, path)
             if name in parts:
                 raise DatasetError(
-                    f"{_shown(parts[name], path)} and {_shown(file, path)} both have the {n} rows of {name}",
+                    f"{shown(parts[name], path)} and {shown(file, path)} both have the {n} rows of {name}",
                     where=path,
                     remedy="remove one of them",
                 )
@@ -307,7 +304,7 @@ class PublicSet:
             title = f"{release.title}, {len(parts)} of {len(release.files)} files"
         dropped: dict[str, str] = {}
         for file in files if release.table.header else ():
-            dropped |= columns_of(_first_row(file), release.table).dropped
+            dropped |= columns_of(first_row(file), release.table).dropped
         return Recognised(
             loader=self.name,
             release=title,
@@ -351,15 +348,15 @@ class PublicSet:
             seconds = datetime.combine(day, time(), UTC).timestamp()
             traffic = replace(traffic, time=np.full(n, seconds))
         if release.campaign == "file":
-            traffic = replace(traffic, campaign=np.full(n, _stem(file), dtype=object))
+            traffic = replace(traffic, campaign=np.full(n, stem_of(file), dtype=object))
         elif release.campaign == "run" and (traffic.has_time or name in release.files):
-            traffic = replace(traffic, campaign=_runs(traffic, _stem(file)))
+            traffic = replace(traffic, campaign=_runs(traffic, stem_of(file)))
         return traffic
 
     def _label_of(self, file: Path, release: Release) -> tuple[int, str]:
         """The class and the word that a file's name stands for."""
         table = release.table
-        word = table.key(_stem(file)).rstrip("0123456789 ")
+        word = table.key(stem_of(file)).rstrip("0123456789 ")
         if word not in table.label_index:
             raise DatasetError(
                 f"has no label column, and its name is no label of {release.title}",
@@ -389,57 +386,6 @@ def _together(files: list[dict[str, Any]], known: Recognised) -> dict[str, Any]:
     }
 
 
-def _first_row(file: Path) -> list[str]:
-    """The cells of a file's first line, or a Parquet file's columns. Names and numbers are ASCII in all known sets."""
-    if is_parquet(file):
-        pa, pq = arrow()
-        try:
-            return list(pq.read_schema(file).names)
-        except (pa.ArrowException, OSError) as error:
-            raise DatasetError(f"not readable as Parquet: {printable(error)}", where=file) from None
-    return _rows(file, 1)[0]
-
-
-def _rows(file: Path, most: int) -> list[list[str]]:
-    """The cells of a file's first lines, as far as 64 KiB hold them whole; [[]] where it isn't CSV."""
-    with opened(file) as stream:
-        start = b""
-        while len(start) < _START and (block := stream.read(_START)):
-            start += block
-    lines = start.removeprefix(b"\xef\xbb\xbf").decode("latin-1").splitlines()
-    if len(start) >= _START and len(lines) > 1:
-        lines.pop()
-    try:
-        return [[c.strip() for c in cells] for cells in csv.reader(lines[:most])] or [[]]
-    except csv.Error:
-        return [[]]
-
-
-def _counted(file: Path, table: TableSpec, progress: Progress) -> tuple[int, str]:
-    """Data rows, and the SHA-256 (hex) of the unpacked file (empty for Parquet)."""
-    if is_parquet(file):
-        return int(arrow()[1].read_metadata(file).num_rows), ""
-    with opened(file, progress=lambda stage, *args, **more: progress("counting rows", *args, **more)) as stream:
-        stream.drain()
-        return stream.lines - table.header, stream.hash.hexdigest()
-
-
-def _check_counts(file: Path, table: TableSpec) -> None:
-    """Raises DatasetError for a count with a fraction in the first rows: `describe` reads no more of a file."""
-    counts = [f.name for f in table.features if f.kind == "count"]
-    if not table.fractions or not counts or is_parquet(file):
-        return
-    header, *rows = _rows(file, 200)
-    index = columns_of(header, table).index
-    for at, cells in enumerate(rows, start=1):
-        for name in counts:
-            cell = cells[index[name]] if index[name] < len(cells) else ""
-            if _is_number(cell) and float(cell) % 1:
-                raise DatasetError(
-                    f"{printable(cell, 40)} is no count: {table.fractions}", where=f"{file}, row {at}, column '{name}'"
-                )
-
-
 def _runs(traffic: TrafficSet, stem: str) -> Any:
     """Campaigns [N]: an attack in a file, or an hour of its benign traffic (all of it where the day alone is known)."""
     tools, code = np.unique(traffic.tool.astype(str), return_inverse=True)
@@ -453,28 +399,8 @@ def _runs(traffic: TrafficSet, stem: str) -> Any:
     return names
 
 
-def _stem(file: Path) -> str:
-    """A file's name without what was put behind it: `.csv.gz`, `.pcap.csv`, `.pcap_ISCX.csv`."""
-    stem = file.name
-    while (parts := stem.rpartition("."))[0] and parts[2].casefold().startswith(_BEHIND):
-        stem = parts[0]
-    return stem
-
-
 def _called(file: Path, published: PublishedFile) -> bool:
-    return _stem(file).casefold() == published.file.casefold()
-
-
-def _shown(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix() if file != root and file.is_relative_to(root) else file.name
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return stem_of(file).casefold() == published.file.casefold()
 
 
 def _plural(n: int, word: str) -> str:
