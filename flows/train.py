@@ -10,7 +10,8 @@ from prefect import flow
 from pydantic import Field
 
 from robustidps.judging import rule_set
-from robustidps.tasks.evaluation import evaluate_model, report_drift
+from robustidps.registry.metadata import MAX_SPLIT
+from robustidps.tasks.evaluation import evaluate_model, report_drift, write_evaluation_page
 from robustidps.tasks.registry import promote_version, register_version, release_version, reserve_version
 from robustidps.tasks.traffic import load_traffic, split_traffic, usable
 from robustidps.tasks.training import discard_bundles, train_model
@@ -36,7 +37,7 @@ def train(
     rules: str | None = None,
     description: str = "",
 ) -> dict[str, Any]:
-    """Traffic -> split -> train -> bundle and parity gate -> evaluate -> drift -> register (-> promote).
+    """Traffic -> split -> train -> bundle and parity gate -> evaluate -> drift -> page -> register (-> promote).
 
     Args:
         family: Model family, as `robustidps models --families` lists them.
@@ -82,7 +83,7 @@ def train(
                 name=name,
                 version=version,
                 dataset=dataset,
-                split=report["text"][:400],
+                split=report["text"][:MAX_SPLIT],
                 description=description,
             )
             for seed in range(first, first + seeds)
@@ -92,6 +93,7 @@ def train(
         if seeds > 1:  # all drew into the version's folder: the pictures that stay are the chosen one's
             evaluated[best] = evaluate_model(trained[best], cut["test"], dataset)
         drift = report_drift(trained[best], cut["train"], cut["test"])
+        evaluated[best] = write_evaluation_page(trained[best], evaluated[best], report["text"])
         registered = register_version(
             name,
             version,
@@ -114,6 +116,7 @@ def train(
         "evaluation": evaluated[best]["evaluation"],
         "seeds": [{"seed": first + i, "metrics": e["evaluation"]["headline"]} for i, e in enumerate(evaluated)],
         "drift": drift["summary"] | {"headline": drift["headline"]},
+        "page": evaluated[best]["page"],
         "files": evaluated[best]["files"] + drift["files"],
         "promotion": outcomes,
     }

@@ -232,16 +232,22 @@ def evaluate(
     on: Annotated[
         Path | None, typer.Option("--on", help="labelled traffic (Parquet); default: what it was held out from")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="folder for the pictures")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for page and pictures")] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge a registered version anew: figures with intervals, and pictures."""
+    """Judge a registered version anew: figures with intervals, base rates, a page and pictures."""
     from robustidps.comparing import evaluate_version
+    from robustidps.evaluation.base_rates import base_rates
     from robustidps.pages import show_evaluation
 
     with console.bars(not as_json):
         evaluation, files = evaluate_version(_registry(), name, version, on=on, folder=out)
-    console.emit_json(evaluation.model_dump(mode="json")) if as_json else show_evaluation(evaluation, files)
+    rates = base_rates(evaluation, _settings().alerts_per_analyst)
+    if as_json:
+        more = {"base_rates": rates.model_dump(mode="json"), "files": [str(file.absolute()) for file in files]}
+        console.emit_json(evaluation.model_dump(mode="json") | more)
+    else:
+        show_evaluation(evaluation, rates, files)
 
 
 @app.command(rich_help_panel="Models")

@@ -36,7 +36,7 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 FPR_POINTS = ("1e-2", "1e-3", "1e-4")
-PREVALENCES = ("1e-1", "1e-2", "1e-3", "1e-4", "1e-5")
+PREVALENCES = ("1e-1", "1e-2", "1e-3", "1e-4", "1e-5", "1e-6")
 
 
 @dataclass(frozen=True)

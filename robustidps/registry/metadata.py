@@ -18,6 +18,8 @@ from robustidps.settings import check_name
 
 __all__ = ["ModelMetadata", "TrainingFacts", "check_version", "next_version", "version_key"]
 
+MAX_SPLIT = 400
+"""Characters of the split's report that a bundle keeps."""
 MAX_TOOLS = 500
 """Attack tools that a bundle names; a data set with more of them names none."""
 
@@ -63,7 +65,7 @@ class TrainingFacts(BaseModel):
     rows: int = Field(ge=0)
     time_from: float | None = None
     time_to: float | None = None
-    split: str = Field(default="", max_length=400)
+    split: str = Field(default="", max_length=MAX_SPLIT)
     seed: int = 0
     settings: dict[str, Any] = Field(default_factory=dict)
     tools: list[Annotated[str, Field(max_length=200)]] = Field(default_factory=list, max_length=MAX_TOOLS)
