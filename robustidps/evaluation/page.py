@@ -242,7 +242,7 @@ def _drift(known: Background) -> list[Markup]:
         return []
     found = [element("p", f"Held-out traffic against training traffic: {known.drift}.")]
     if known.drift_page:
-        link = element("a", "the drift report", href=quote(known.drift_page))
+        link = element("a", "the drift report", href=quote(known.drift_page.lstrip("/"), errors="surrogateescape"))
         where = element("code", Path(known.drift_page).name)
         found.append(element("p", "See ", link, " (", where, ", which lies beside this page where it was written)."))
     return found

@@ -31,6 +31,7 @@ def test_the_demo_promotes_a_good_model_refuses_a_starved_one_and_scores_a_captu
     scored = summary["scored"]
     assert scored["Benign"] > sum(scored.values()) / 2 and len(scored) > 3
     assert {"confusion_matrix.png", "drift.html"} <= {Path(f).name for f in summary["files"] if Path(f).is_file()}
+    assert Path(summary["page"]).name == "evaluation.html" and Path(summary["page"]).is_file()
     registry = ModelRegistry(settings=Settings(home=tmp_path / "demo"))
     assert registry.verify().ok
     decisions = [(d.action, d.version, d.to_stage) for d in registry.history("neural_ode")]
