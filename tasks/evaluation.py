@@ -106,5 +106,10 @@ def write_evaluation_page(bundle: dict[str, Any], evaluated: dict[str, Any], spl
         background=Background.of(meta, evaluation, folder, split=split),
     )
     key = f"{meta.name}-page".replace("_", "-")
-    create_link_artifact(page.absolute().as_uri(), key=key, link_text=f"evaluation of {meta.name} {meta.version}")
+    create_link_artifact(
+        page.absolute().as_uri(),
+        key=key,
+        link_text=f"evaluation of {meta.name} {meta.version}",
+        description="all figures, base rates and pictures on one page",
+    )
     return evaluated | {"page": str(page), "files": [str(page), *evaluated["files"]]}

@@ -105,7 +105,7 @@ class BaseRates(BaseModel):
         rows = []
         for row in self.for_flows(smallest):
             same = [r.analysts for v in volumes for r in self.for_flows(v) if r.prevalence == row.prevalence]
-            needed = " / ".join(_told(_point(figure)) for figure in same)
+            first, *others = map(_point, same)
             rows.append(
                 [
                     row.prevalence,
@@ -113,7 +113,7 @@ class BaseRates(BaseModel):
                     _told(_point(row.true_alerts)),
                     _told(_point(row.missed)),
                     self.count(_point(row.false_alerts)),
-                    self._sign("≤ ") + needed,
+                    " / ".join([self.count(first), *map(_told, others)]),
                 ]
             )
         return header, rows
@@ -196,7 +196,7 @@ def _carried(precision: float, known: float, wanted: float) -> float:
 
 
 def _each(function: Callable[..., float], *figures: Interval) -> Interval:
-    """An increasing function of figures: of their values, of their low and of their high ends; None where one is."""
+    """A function of figures' values, of their low and of their high ends; None where one of them is."""
     ends = zip(*((f.value, f.low, f.high) for f in figures), strict=True)
     value, low, high = (None if None in end else function(*end) for end in ends)
     return Interval(value=value, low=low, high=high)

@@ -106,7 +106,7 @@ def _head(evaluation: Evaluation, known: Background, name: str) -> list[Markup]:
     kinds = {"campaign": "whole campaigns", "day": "whole days", "row": "single rows"}
     drawn = kinds.get(evaluation.blocks, evaluation.blocks)
     lead = (
-        f"Judged on {evaluation.rows:,} labelled flows of {evaluation.dataset} that it was not trained on{when}. "
+        f"Judged on {evaluation.rows:,} labelled flows of {evaluation.dataset}{when}. "
         f"Brackets are 95 % intervals: {evaluation.resamples:,} resamples of {drawn} ({evaluation.n_blocks:,})."
     )
     tiles = []

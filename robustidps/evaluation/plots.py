@@ -273,7 +273,7 @@ def _stability(evaluation: Evaluation) -> Any:
 def draw_base_rates(evaluation: Evaluation, rates: BaseRates) -> Any:
     """Precision and analysts needed against the share of flows that are attacks; a figure to be saved."""
     figure = start_figure(evaluation, "What alerts come to in a network, by how rare attacks are", 9.4, 4.6)
-    left = _axes(figure, left=0.75, bottom=0.65, right=5.1, top=1.15)
+    left = _axes(figure, left=0.9, bottom=0.65, right=5.0, top=1.15)
     right = _axes(figure, left=5.25, bottom=0.65, right=1.15, top=1.15)
     x = [float(row.prevalence) for row in rates.for_flows(FLOWS_PER_DAY[0])]
     for axes in (left, right):
@@ -282,12 +282,13 @@ def draw_base_rates(evaluation: Evaluation, rates: BaseRates) -> Any:
         axes.set_xticks(x, [f"1 in {_short(round(1 / p))}" for p in x])
         axes.minorticks_off()
         axes.set_xlabel("flows that are attacks", fontsize=9, color=_QUIET)
-    _band(left, x, [row.precision for row in rates.for_flows(FLOWS_PER_DAY[0])], _COLOURS[0])
     left.set_yscale("log")
-    left.set_yticks([10.0**-k for k in range(6)], ["100 %", "10 %", "1 %", "0.1 %", "0.01 %", "0.001 %"])
+    left.set_yticks([10.0**-k for k in range(7)], ["100 %", "10 %", "1 %", "0.1 %", "0.01 %", "0.001 %", "0.0001 %"])
+    left.set_ylim(min(x) / 2, 1.5)
     left.minorticks_off()
-    left.set_ylim(top=1.3)
-    left.set_title("share of alerts that are attacks", fontsize=9, color=_QUIET, loc="left")
+    left.plot(x, x, color=_QUIET, linewidth=1, linestyle=(0, (4, 3)))
+    _band(left, x, [row.precision for row in rates.for_flows(FLOWS_PER_DAY[0])], _COLOURS[0])
+    left.set_title("share of alerts that are attacks (dashed: alerts at random)", fontsize=9, color=_QUIET, loc="left")
     for flows, colour in zip(FLOWS_PER_DAY, _COLOURS, strict=False):
         figures = [row.analysts for row in rates.for_flows(flows)]
         _band(right, x, figures, colour)
