@@ -5,7 +5,7 @@ itself: pictures are embedded, there is no script, and a content security policy
 (`robustidps.evaluation.markup`, which also escapes every word: classes, data set and notes come from the traffic).
 
 Figures are taken from the evaluation as they are, with their meaning from `METRICS`. One that is new there appears on
-the page by itself, under the first of `GROUPS` whose pattern its name fits.
+the page by itself, under the first of `GROUPS` whose pattern its name fits; so does a new picture.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TILES = (
 )
 GROUPS = (
     ("Attacks and services seen in training, and unseen ones", r"_(un)?seen_"),
-    ("Under evasion", r"evasion|evad"),
+    ("Under evasion", r"evasion|_under[._]"),
     ("At a fixed false-positive rate", r"_at_fpr_"),
     ("Precision, by how rare attacks are", r"^precision_at_prevalence_"),
     ("Alerts", r"alert|uncertain"),
@@ -73,11 +73,15 @@ def write_page(
         StorageError: `folder` can't be written to.
     """
     known = background or Background()
-    shown = {p.stem: picture(p.read_bytes(), _PICTURES[p.stem]) for p in pictures if p.stem in _PICTURES}
+    shown = {
+        p.stem: picture(p.read_bytes(), _PICTURES.get(p.stem, p.stem.replace("_", " ").capitalize()))
+        for p in pictures
+        if p.suffix == ".png"
+    }
     sections = {
         "Base rates": _base_rates(rates, shown),
         "Classes": _classes(evaluation, shown),
-        "All figures": _figures(evaluation),
+        "All figures": [*_figures(evaluation), *(made for name, made in shown.items() if name not in _PICTURES)],
         "Over time": _windows(evaluation, shown),
         "Probabilities": [shown[name] for name in ("precision_recall", "reliability") if name in shown],
         "Speed": _timings(evaluation),

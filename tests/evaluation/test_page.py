@@ -130,7 +130,7 @@ def test_windows_timings_confusion_and_origin_are_there(measured):
 
 
 def test_a_figure_that_is_new_to_metrics_shows_by_itself_where_it_belongs(measured, tmp_path):
-    new = {"recall_unseen_services": Interval(value=0.25), "detection_under_evasion_padding": Interval(value=0.5)}
+    new = {"recall_unseen_services": Interval(value=0.25), "detection_under.padding": Interval(value=0.5)}
     e = measured.e.model_copy(update={"headline": measured.e.headline | new})
     text = write_page(e, tmp_path, rates=measured.rates).read_text()
     rows = Reader(text).tables["By the names that rules and MLflow use"]
@@ -140,7 +140,14 @@ def test_a_figure_that_is_new_to_metrics_shows_by_itself_where_it_belongs(measur
         if len(row) > 1 and i
     }
     assert heading["recall_unseen_services"] == heading["recall_unseen_tools"] != heading["accuracy"]
-    assert heading["detection_under_evasion_padding"] == "Under evasion"
+    assert heading["detection_under.padding"] == "Under evasion"
+
+
+def test_a_picture_that_is_new_shows_by_itself(measured, tmp_path):
+    new = tmp_path / "another_view.png"
+    new.write_bytes(measured.pictures[0].read_bytes())
+    tags = Reader(write_page(measured.e, tmp_path, rates=measured.rates, pictures=[new]).read_text()).tags
+    assert [a["alt"] for t, a in tags if t == "img"] == ["Another view"]
 
 
 def test_the_page_needs_and_asks_for_nothing(measured):
