@@ -59,6 +59,7 @@ class Clock:
     def __init__(self, zone: tzinfo = UTC) -> None:
         self.zone = zone
         self.format = ""
+        self.zoneless = False  # whether any row's time needed `zone`
 
     def __call__(self, text: str) -> float:
         """Seconds since 1970 UTC."""
@@ -82,6 +83,7 @@ class Clock:
         except ValueError:
             raise ValueError(_no(text, "unix or ISO 8601 time (2017-07-07T09:20:00-03:00)")) from None
         if moment.tzinfo is None:
+            self.zoneless = True
             moment = moment.replace(tzinfo=self.zone)
             if moment.utcoffset() != moment.replace(fold=1).utcoffset():
                 raise ValueError(f"'{printable(text, 60)}' is in the hour that the clocks were changed; add the offset")

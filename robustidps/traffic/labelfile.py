@@ -71,12 +71,16 @@ class CaptureLabels:
 
 @dataclass(frozen=True, eq=False)
 class FlowLabels:
-    """truth: one entry a row, with labels as the file writes them; `campaign` and `tool` empty where it has none."""
+    """truth: one entry a row, with labels as the file writes them; `campaign` and `tool` empty where it has none.
+
+    zone: that times without one were read in; None if no row needed it.
+    """
 
     path: Path
     sha256: str
     truth: Truth
     ignored: tuple[str, ...]
+    zone: tzinfo | None = None
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -104,9 +108,9 @@ def read_labels(path: Path | str, *, zone: tzinfo = UTC, progress: Progress = si
             label, row = _captures(path, columns, table)
             stream.drain()
             return CaptureLabels(path, stream.hash.hexdigest(), label, row, ignored)
-        truth = _truth(path, columns, unit, table, zone)
+        truth, zoneless = _truth(path, columns, unit, table, zone)
         stream.drain()
-        return FlowLabels(path, stream.hash.hexdigest(), truth, ignored)
+        return FlowLabels(path, stream.hash.hexdigest(), truth, ignored, zone if zoneless else None)
 
 
 class _Lines:
@@ -239,8 +243,8 @@ def _captures(
 
 def _truth(
     path: Path, columns: dict[str, int], unit: float, table: Iterator[tuple[int, list[str]]], zone: tzinfo
-) -> Truth:
-    """One entry a row, parsed column by column."""
+) -> tuple[Truth, bool]:
+    """One entry a row; and whether any time had no zone of its own."""
     clocks = {field: Clock(zone) for field in ("start", "end")}
     parse: dict[str, Callable[[str], Any]] = {
         "src_ip": cache(address), "dst_ip": cache(address), "src_port": cache(port), "dst_port": cache(port),
@@ -269,4 +273,4 @@ def _truth(
     portless = np.isin(numbers["protocol"], _PORTLESS)
     numbers["src_port"][portless] = numbers["dst_port"][portless] = ANY
     texts = {f: np.array(found[f] or [""] * n, dtype=object) for f in ("src_ip", "dst_ip", "label", "campaign", "tool")}
-    return Truth(start=start, end=end, **numbers, **texts)
+    return Truth(start=start, end=end, **numbers, **texts), any(clock.zoneless for clock in clocks.values())

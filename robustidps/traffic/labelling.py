@@ -1,17 +1,19 @@
 """Labelled traffic from real captures: one capture or a folder of them, and what a label file says about them.
 
-    labelled_captures   a folder's captures as one `TrafficSet`, and a `LabelReport`
+    labelled_capture    one capture, labelled by a file or given a class outright
+    labelled_captures   a folder of captures, as one `TrafficSet`
 
 Labels come in two forms (`labelfile.py`): a class for a whole capture, or rows that name endpoints and times, which
-are joined to flows (`labels.py`). Every flow is kept: what has no label, two that disagree, or one that the schema has
-no class for is unlabelled, and counted with its reason. A label file that doesn't belong to the captures, or whose
-clock is another, is an error that says so (`labelcheck.py`).
+are joined to flows (`labels.py`). Every flow is kept: what has no label, labels that disagree, or one that the schema
+has no class for is unlabelled, and counted by reason in the `LabelReport`. A label file that doesn't belong to the
+captures, or whose clock is another, is an error that says so (`labelcheck.py`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,106 +22,68 @@ import numpy.typing as npt
 
 from robustidps.errors import CaptureError, ConfigError, DatasetError, RobustIDPSError, printable
 from robustidps.progress import Progress, silent
-from robustidps.traffic.capture import CAPTURE_SUFFIXES, FlowTable, Limits, extract_many
+from robustidps.traffic.capture import CAPTURE_SUFFIXES, FlowTable, Limits, extract, extract_many
 from robustidps.traffic.flow64 import FLOW64
+from robustidps.traffic.labelcells import time_zone
+from robustidps.traffic.labelcheck import check_flow_labels
 from robustidps.traffic.labelfile import CaptureLabels, FlowLabels, read_labels
-from robustidps.traffic.labelwords import LabelWords, label_words
+from robustidps.traffic.labelreport import SHOWN, LabelOptions, LabelReport
+from robustidps.traffic.labels import Endpoints, Truth, match
+from robustidps.traffic.labelwords import LabelWords, fold, label_words
 from robustidps.traffic.trafficset import UNLABELLED, TrafficSet
 
-__all__ = ["LabelOptions", "LabelReport", "labelled_captures"]
+__all__ = ["LabelOptions", "LabelReport", "labelled_capture", "labelled_captures"]
 
-_LIMITS = Limits()
-_SHOWN = 20
-"""Names listed in a report; the rest is counted."""
+_LIMITS, _OPTIONS = Limits(), LabelOptions()
+_BLOCK_S = 600
+"""Benign flows of one kind and ten minutes are a campaign, where the label file names none."""
+_SILENT = "no label speaks of it"
 
 
-@dataclass(frozen=True)
-class LabelOptions:
-    """How a label file is read.
+def labelled_capture(
+    path: Path | str,
+    labels: Path | str | None = None,
+    *,
+    label: str | None = None,
+    options: LabelOptions = _OPTIONS,
+    limits: Limits = _LIMITS,
+    truncated: Literal["refuse", "use"] = "refuse",
+    progress: Progress = silent,
+) -> tuple[TrafficSet, LabelReport]:
+    """Flows of one capture, labelled by a file, or all of class `label`. Arguments and result as `labelled_captures`.
 
-    words: file that says which class other words stand for (`labelwords.py`).
-    unmatched: what flows are that no label speaks of.
-    max_unmatched: an error when a larger share of the labels meets no flow (captures that aren't there count too), or
-        a larger share of the labelled flows has labels that disagree.
-    timezone: of times that name none. shift_s: added to every time of the file, seconds; for a clock that was wrong.
-    tolerance_s: as for `labels.match`.
+    A file of labels of whole captures is searched for this one: by its path, or by its name where that is there once.
+
+    Raises:
+        CaptureError: as `capture.ingest`. DatasetError, ConfigError: as `labelled_captures`; a label without a class.
     """
-
-    words: Path | None = None
-    unmatched: Literal["unlabelled", "benign"] = "unlabelled"
-    max_unmatched: float = 0.5
-    timezone: str = "UTC"
-    shift_s: float = 0.0
-    tolerance_s: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.max_unmatched <= 1.0:
-            raise ConfigError(f"{self.max_unmatched:g} is no share", where="--max-unmatched", remedy="give 0 to 1")
-
-
-@dataclass(frozen=True)
-class LabelReport:
-    """What was matched, what wasn't, and why. Plain data: `to_dict()` is JSON-able and goes into the provenance.
-
-    file, sha256: of the label file. kind: whether it labels captures or flows. labels: its rows.
-    captures: how many were read; empty: those without an IP flow; failed: those that couldn't be read, with the error.
-    flows: all; classes: flows per class, those that occur; unlabelled: flows by reason.
-    unused: labels that meet no flow, and elsewhere: those of times that no capture covers, which don't count as unused.
-    several: labels with full ends that hold more than one flow (NFStream cuts long conversations).
-    ignored: columns that weren't read. notes: what else a reader should know.
-    """
-
-    file: str
-    sha256: str
-    kind: Literal["captures", "flows"]
-    labels: int
-    captures: int
-    empty: int
-    failed: dict[str, str]
-    flows: int
-    classes: dict[str, int]
-    unlabelled: dict[str, int]
-    unused: int
-    elsewhere: int = 0
-    several: int = 0
-    ignored: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def labelled(self) -> int:
-        return sum(self.classes.values())
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "labelled": self.labelled, "ignored": list(self.ignored), "notes": list(self.notes)}
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines())
-
-    def lines(self) -> list[str]:
-        """A line a fact, for people."""
-        lines = [f"{self.labelled:,} of {self.flows:,} flows labelled"]
-        lines += [f"  {name}: {count:,}" for name, count in self.classes.items()]
-        lines += [f"  not labelled, {reason}: {count:,}" for reason, count in self.unlabelled.items()]
-        if self.captures > 1 or self.failed:
-            lines.append(
-                f"{self.captures:,} captures read, {self.empty} without an IP flow, {len(self.failed)} refused"
+    path = Path(path)
+    words, zone = label_words(options.words), time_zone(options.timezone)
+    read: CaptureLabels | FlowLabels
+    name, others = path.name, 0
+    if labels is not None:
+        read = read_labels(labels, zone=zone, progress=progress)
+        if isinstance(read, CaptureLabels):
+            name = _entry(path, read)
+            others = len(read) - 1
+            read = replace(read, label={name: read.label[name]}, row={name: read.row[name]})
+    else:
+        if words.code(label or "") == UNLABELLED:
+            raise ConfigError(
+                f"'{printable(label, 60)}' is no class", where="--label", remedy=f"classes: {', '.join(words.classes)}"
             )
-            lines += [f"  {name}: {why}" for name, why in list(self.failed.items())[:_SHOWN]]
-        lines.append(f"{self.unused:,} of {self.labels:,} labels without a flow")
-        if self.elsewhere:
-            lines.append(f"{self.elsewhere:,} labels of other times than the captures'")
-        if self.several:
-            lines.append(f"{self.several:,} labels with more than one flow")
-        if self.ignored:
-            lines.append(f"columns ignored: {', '.join(self.ignored[:_SHOWN])}")
-        return [*lines, *(f"note: {note}" for note in self.notes)]
+        read = CaptureLabels(Path("--label"), "", {name: label or ""}, {name: 1}, ())
+    table = extract(path, limits=limits, truncated=truncated, progress=progress)
+    if not len(table):
+        raise CaptureError("holds no IP flow", where=path, remedy="capture where IP traffic passes")
+    return _labelled({name: table}, {}, read, words, options, others)
 
 
 def labelled_captures(
     folder: Path | str,
     labels: Path | str,
     *,
-    options: LabelOptions = LabelOptions(),
+    options: LabelOptions = _OPTIONS,
     limits: Limits = _LIMITS,
     truncated: Literal["refuse", "use"] = "refuse",
     progress: Progress = silent,
@@ -138,7 +102,8 @@ def labelled_captures(
         MissingExtraError: NFStream isn't installed.
     """
     folder = Path(folder)
-    words, read = _prepared(Path(labels), options, progress)
+    words, zone = label_words(options.words), time_zone(options.timezone)
+    read = read_labels(labels, zone=zone, progress=progress)
     if not folder.is_dir():
         raise CaptureError("is no folder" if folder.exists() else "no such folder", where=folder)
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in CAPTURE_SUFFIXES and p.is_file())
@@ -146,7 +111,7 @@ def labelled_captures(
         raise CaptureError("holds no capture", where=folder, remedy=f"captures end in {', '.join(CAPTURE_SUFFIXES)}")
     names = {path: path.relative_to(folder).as_posix() for path in paths}
     if isinstance(read, CaptureLabels) and not read.label.keys() & set(names.values()):
-        raise _of_others(read, f"none of the {len(paths)} captures under {folder}")
+        raise _of_others(read, f"none of the {len(paths)} under {folder}")
     tables: dict[str, FlowTable] = {}
     failed: dict[str, str] = {}
     progress("extracting flows", 0, len(paths), unit="captures")
@@ -161,20 +126,44 @@ def labelled_captures(
     return _labelled(tables, failed, read, words, options)
 
 
-def _prepared(file: Path, options: LabelOptions, progress: Progress) -> tuple[LabelWords, CaptureLabels | FlowLabels]:
-    from robustidps.traffic.labelcells import time_zone
-
-    words = label_words(options.words)
-    return words, read_labels(file, zone=time_zone(options.timezone), progress=progress)
+def _entry(path: Path, labels: CaptureLabels) -> str:
+    """The name under which a label file speaks of one capture."""
+    whole = "/" + path.absolute().as_posix().lstrip("/")
+    same = [name for name in labels.label if name.rsplit("/", 1)[-1] == path.name]
+    fitting = [name for name in same if whole.endswith("/" + name.lstrip("/"))]
+    if fitting:
+        return max(fitting, key=len)
+    if len(same) > 1:
+        rows = ", ".join(str(labels.row[name]) for name in same[:5])
+        raise DatasetError(
+            f"rows {rows} could mean {printable(path.name, 100)}", where=labels.path, remedy="say which with --label"
+        )
+    if not same:
+        raise _of_others(labels, f"not {path.name}")
+    return same[0]
 
 
 def _of_others(labels: CaptureLabels, whose: str) -> DatasetError:
     some = ", ".join(printable(name, 60) for name in list(labels.label)[:3])
     return DatasetError(
-        f"labels {len(labels)} other captures ({some}, ...) and {whose}",
+        f"is for other captures: it labels {len(labels)} ({some}, ...), {whose}",
         where=labels.path,
-        remedy="is it another folder's label file? Names are paths within the folder",
+        remedy="give the label file of these captures; names are paths within the folder",
     )
+
+
+@dataclass
+class _Result:
+    """codes, campaign, tool: per flow. reasons: unlabelled flows by reason. The rest as in `LabelReport`."""
+
+    codes: npt.NDArray[np.int16]
+    campaign: npt.NDArray[Any]
+    tool: npt.NDArray[Any]
+    reasons: Counter[str]
+    unused: int
+    elsewhere: int = 0
+    several: int = 0
+    notes: list[str] = field(default_factory=list)
 
 
 def _labelled(
@@ -183,19 +172,21 @@ def _labelled(
     labels: CaptureLabels | FlowLabels,
     words: LabelWords,
     options: LabelOptions,
+    others: int = 0,
 ) -> tuple[TrafficSet, LabelReport]:
-    """The flows of `tables` (by the capture's name) under the labels."""
+    """The flows of `tables` (by the capture's name) under the labels; `others` labels are for other captures."""
     if isinstance(labels, FlowLabels):
-        raise DatasetError("labels flows, not captures", where=labels.path, remedy="use labels.join")
-    result = _by_capture(tables, labels, words, options)
+        result = _by_flow(tables, labels, words, options)
+    else:
+        result = _by_capture(tables, labels, words, options)
     sizes = [len(t) for t in tables.values()]
     names = np.array([printable(name) for name in tables], dtype=object)
     classes = np.bincount(result.codes[result.codes != UNLABELLED], minlength=len(words.classes))
     report = LabelReport(
         file=printable(labels.path.name),
         sha256=labels.sha256,
-        kind="captures",
-        labels=len(labels),
+        kind="flows" if isinstance(labels, FlowLabels) else "captures",
+        labels=len(labels) + others,
         captures=len(tables) + len(failed),
         empty=sizes.count(0),
         failed=failed,
@@ -203,9 +194,18 @@ def _labelled(
         classes={name: int(n) for name, n in zip(words.classes, classes, strict=True) if n},
         unlabelled=dict(sorted(result.reasons.items())),
         unused=result.unused,
+        elsewhere=result.elsewhere + others,
+        several=result.several,
         ignored=labels.ignored,
-        notes=tuple(result.notes),
+        notes=(*result.notes, *_slips(labels, words)),
     )
+    if not report.labelled:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in report.unlabelled.items())
+        raise DatasetError(
+            f"none of {report.flows} flows got a label ({reasons})",
+            where=labels.path,
+            remedy="say which class its words stand for with --label-words FILE (docs/data.md)",
+        )
     traffic = TrafficSet.build(
         FLOW64,
         np.concatenate([t.features for t in tables.values()]),
@@ -227,21 +227,10 @@ def _labelled(
     return traffic, report
 
 
-@dataclass
-class _Result:
-    """codes, campaign, tool: per flow. reasons: unlabelled flows by reason."""
-
-    codes: npt.NDArray[np.int16]
-    campaign: npt.NDArray[Any]
-    tool: npt.NDArray[Any]
-    reasons: Counter[str]
-    unused: int
-    notes: list[str]
-
-
 def _by_capture(
     tables: dict[str, FlowTable], labels: CaptureLabels, words: LabelWords, options: LabelOptions
 ) -> _Result:
+    """Whole captures: a flow has its capture's class; the capture is its campaign, the file's stem its tool."""
     codes, reasons = [], Counter[str]()
     for name, table in tables.items():
         word = labels.label.get(name)
@@ -252,23 +241,91 @@ def _by_capture(
             reasons[_why(word)] += len(table)
         codes.append(np.full(len(table), code, np.int16))
     sizes = [len(t) for t in tables.values()]
-    spread = {
-        "campaign": np.repeat(np.array([printable(n) for n in tables], dtype=object), sizes),
-        "tool": np.repeat(np.array([printable(Path(n).stem) for n in tables], dtype=object), sizes),
+    campaign, tool = (np.array([printable(f(n)) for n in tables], dtype=object) for f in (str, lambda n: Path(n).stem))
+    met = sum(bool(len(tables.get(name, ()))) for name in labels.label)
+    return _Result(
+        np.concatenate(codes), np.repeat(campaign, sizes), np.repeat(tool, sizes), +reasons, len(labels) - met
+    )
+
+
+def _by_flow(tables: dict[str, FlowTable], labels: FlowLabels, words: LabelWords, options: LabelOptions) -> _Result:
+    """Labels of flows: joined by endpoints, protocol and time."""
+    flows = Endpoints.of([t for t in tables.values() if len(t)])
+    truth = _spoken(labels.truth, words, options.shift_s)
+    found = match(flows, truth, tolerance_s=options.tolerance_s)
+    elsewhere = np.ones(len(truth), bool)
+    for table in tables.values():
+        if len(table):
+            first, last = table.first_seen.min() - options.tolerance_s, table.first_seen.max() + options.tolerance_s
+            elsewhere &= (truth.start > last) | (truth.end < first)
+    check_flow_labels(flows, labels, truth, found, elsewhere, options)
+
+    got = found.owner >= 0
+    index = {name: i for i, name in enumerate(words.classes)}
+    of_row = np.array([index.get(word, UNLABELLED) for word in truth.label.tolist()], np.int16)
+    codes = np.full(len(got), UNLABELLED, np.int16)
+    codes[got] = of_row[found.owner[got]]
+    campaign, tool = np.full(len(got), "", dtype=object), np.full(len(got), "", dtype=object)
+    campaign[got], tool[got] = truth.campaign[found.owner[got]], truth.tool[found.owner[got]]
+    reasons = Counter(_why(w) for w in truth.label[found.owner[got & (codes == UNLABELLED)]].tolist())
+    reasons["labels that disagree"] = int(found.ambiguous.sum())
+    rest = ~got & ~found.ambiguous
+    if options.unmatched == "benign":
+        codes[rest], tool[rest] = 0, "unmatched"
+    else:
+        reasons[_SILENT] = int(rest.sum())
+    nameless = np.flatnonzero((campaign == "") & (codes != UNLABELLED))
+    campaign[nameless] = _campaigns(tool[nameless], codes[nameless], flows.first_seen[nameless])
+    unused = int(((found.held == 0) & ~elsewhere).sum())
+    several = int(((found.held > 1) & truth.exact).sum())
+    return _Result(codes, campaign, tool, +reasons, unused, int(elsewhere.sum()), several)
+
+
+def _spoken(truth: Truth, words: LabelWords, shift_s: float) -> Truth:
+    """The rows of a label file as they are joined: class names for words that have one, words as tools."""
+    spelling: dict[str, str] = {}  # of words that differ in case and dashes alone, whatever order they come in
+    for word in sorted({str(w) for w in truth.label.tolist()}):
+        spelling.setdefault(fold(word) or word, printable(word, 60))
+    label, tool = [], []
+    for word, given in zip(truth.label.tolist(), truth.tool.tolist(), strict=True):
+        word = spelling[fold(word) or word]
+        code = words.code(word)
+        label.append(word if code == UNLABELLED else words.classes[code])
+        tool.append(printable(given) or word)
+    return replace(
+        truth,
+        label=np.array(label, dtype=object),
+        tool=np.array(tool, dtype=object),
+        campaign=np.array([printable(c) for c in truth.campaign.tolist()], dtype=object),
+        start=truth.start + shift_s,
+        end=truth.end + shift_s,
+    )
+
+
+def _campaigns(tool: npt.NDArray[Any], codes: npt.NDArray[np.int16], when: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """Campaigns of flows whose labels name none: an attack's word on one day (UTC); of benign flows, ten minutes.
+
+    Rows of one campaign stay on one side of a split, so all benign flows of a day in one would leave nothing to test.
+    """
+    length = np.where(codes == 0, _BLOCK_S, 86_400)
+    begin = (when // length * length).astype(np.int64)
+    names = {
+        (word, at, long): f"{word} {np.datetime64(at, 's').astype('datetime64[D]' if long else 'datetime64[m]')}"
+        for word, at, long in set(zip(tool.tolist(), begin.tolist(), (codes != 0).tolist(), strict=True))
     }
-    unused = sum(not len(tables.get(name, ())) for name in labels.label)
-    return _Result(np.concatenate(codes), **spread, reasons=+reasons, unused=unused, notes=_notes(labels, words))
+    rows = zip(tool.tolist(), begin.tolist(), (codes != 0).tolist(), strict=True)
+    return np.array([names[row] for row in rows], dtype=object)
 
 
 def _why(word: str | None) -> str:
     if word is None:
-        return "no label speaks of it"
+        return _SILENT
     return f"no class for '{printable(word, 60)}'" if word else "its label is empty"
 
 
-def _notes(labels: CaptureLabels | FlowLabels, words: LabelWords) -> list[str]:
+def _slips(labels: CaptureLabels | FlowLabels, words: LabelWords) -> list[str]:
     """Words without a class that come near one."""
-    found = labels.label.values() if isinstance(labels, CaptureLabels) else labels.truth.label.tolist()
+    found: Iterable[str] = labels.label.values() if isinstance(labels, CaptureLabels) else labels.truth.label.tolist()
     lost = sorted({word for word in found if word and words.code(word) == UNLABELLED})
-    near = [(printable(word, 60), words.near(word)) for word in lost[:1000]]
-    return [f"'{word}' has no class; perhaps {name}? (--label-words FILE)" for word, name in near[:_SHOWN] if name]
+    near = ((printable(word, 60), words.near(word)) for word in lost[:1000])
+    return [f"'{word}' has no class; perhaps {name}? (--label-words FILE)" for word, name in near if name][:SHOWN]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from robustidps.traffic.flow64 import FLOW64
 from robustidps.traffic.schema import TrafficSchema
 from robustidps.traffic.trafficset import UNLABELLED
 
-__all__ = ["ANY", "Ends", "JoinReport", "Match", "Truth", "join", "match"]
+__all__ = ["ANY", "Endpoints", "Ends", "JoinReport", "Match", "Truth", "join", "match", "passes"]
 
 ANY = -1
 """A truth's port or protocol that may be any; its host is "" then."""
@@ -49,6 +49,22 @@ class Ends(Protocol):
     def dst_port(self) -> npt.NDArray[Any]: ...
     @property
     def protocol(self) -> npt.NDArray[Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Endpoints:
+    """`Ends` of the flows of several captures, in order."""
+
+    first_seen: npt.NDArray[np.float64]
+    src_ip: npt.NDArray[Any]
+    dst_ip: npt.NDArray[Any]
+    src_port: npt.NDArray[Any]
+    dst_port: npt.NDArray[Any]
+    protocol: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, tables: Sequence[Ends], rows: slice = slice(None)) -> Endpoints:
+        return cls(**{k: np.concatenate([getattr(t, k)[rows] for t in tables]) for k in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,14 +173,14 @@ def match(flows: Ends, truth: Truth, *, tolerance_s: float = 1.0) -> Match:
         return Match(owner, ambiguous, held)
     what = _identity(truth)
     when = np.asarray(flows.first_seen, np.float64)
-    passes = list(_passes(flows, truth))
+    ways = list(passes(flows, truth))
     # Exactly first, so that a neighbour in time is not drawn in by the tolerance.
     for slack in (min(_CLOCK, tolerance_s), tolerance_s):
         open_ = np.flatnonzero((owner < 0) & ~ambiguous)
         if not len(open_):
             break
         mine, clash = owner[open_], ambiguous[open_]
-        for rows, flow_key, truth_key in passes:
+        for rows, flow_key, truth_key in ways:
             time = (truth.start[rows] - slack, truth.end[rows] + slack)
             found, several, count = _held(flow_key[open_], when[open_], truth_key, *time, what[rows])
             found = np.where(found >= 0, rows[found], -1)
@@ -175,7 +191,7 @@ def match(flows: Ends, truth: Truth, *, tolerance_s: float = 1.0) -> Match:
     return Match(owner, ambiguous, held)
 
 
-def _passes(flows: Ends, truth: Truth) -> Iterator[tuple[Ints, Ints, Ints]]:
+def passes(flows: Ends, truth: Truth) -> Iterator[tuple[Ints, Ints, Ints]]:
     """(truths, key per flow, key per truth): a flow may belong to a truth of its key.
 
     Truths that leave nothing open are met by keys without direction, in one go. Of the others, those that leave the
