@@ -382,9 +382,9 @@ def ingest(
     options = LabelOptions(
         label_words, unmatched, max_unmatched, labels_timezone, labels_shift * 3600.0, labels_tolerance
     )
-    if labels is None and options != LabelOptions(words=label_words if label else None):
+    if labels is None and options != LabelOptions(words=label_words if label is not None else None):
         raise ConfigError("options about labels were given, and no label file", remedy="name it with --labels FILE")
-    if labels and label:
+    if labels and label is not None:
         raise ConfigError("--label and --labels exclude each other", remedy="give one of them")
     target = _beside(capture, out, labels)
     how: dict[str, Any] = {"limits": limits, "truncated": truncated}
@@ -393,7 +393,7 @@ def ingest(
         how["progress"] = current()
         if labels and capture.is_dir():
             traffic, report = labelled_captures(capture, labels, options=options, **how)
-        elif labels or label:
+        elif labels or label is not None:
             traffic, report = labelled_capture(capture, labels, label=label, options=options, **how)
         else:
             traffic = read(capture, **how)

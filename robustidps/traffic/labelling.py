@@ -242,10 +242,16 @@ def _by_capture(
         codes.append(np.full(len(table), code, np.int16))
     sizes = [len(t) for t in tables.values()]
     campaign, tool = (np.array([printable(f(n)) for n in tables], dtype=object) for f in (str, lambda n: Path(n).stem))
-    met = sum(bool(len(tables.get(name, ()))) for name in labels.label)
-    return _Result(
-        np.concatenate(codes), np.repeat(campaign, sizes), np.repeat(tool, sizes), +reasons, len(labels) - met
-    )
+    lost = [name for name in labels.label if not len(tables.get(name, ()))]
+    if len(lost) > options.max_unmatched * len(labels):
+        rows = ", ".join(f"row {labels.row[name]}: {printable(name, 60)}" for name in lost[:3])
+        raise DatasetError(
+            f"{len(lost)} of its {len(labels)} captures aren't there or gave no flow, over the share of "
+            f"{options.max_unmatched:g} ({rows})",
+            where=labels.path,
+            remedy="is it this folder's label file? If so, allow it with --max-unmatched",
+        )
+    return _Result(np.concatenate(codes), np.repeat(campaign, sizes), np.repeat(tool, sizes), +reasons, len(lost))
 
 
 def _by_flow(tables: dict[str, FlowTable], labels: FlowLabels, words: LabelWords, options: LabelOptions) -> _Result:

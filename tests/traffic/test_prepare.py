@@ -1,4 +1,5 @@
-"""A data set's fingerprint changes with whatever changes what is loaded, so that no stale result is used for it."""
+"""A data set's fingerprint changes with whatever changes what is loaded, so that no stale result is used for it; and
+a data set can be split by campaign."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from robustidps.errors import ConfigError, DatasetError
-from robustidps.traffic.prepare import fingerprint
+from robustidps.testing.traffic import toy_traffic
+from robustidps.traffic.prepare import DatasetConfig, fingerprint, split_dataset
 
 
 def test_another_content_under_the_same_name_is_noticed(home, tmp_path: Path):
@@ -47,3 +49,11 @@ def test_the_cached_task_takes_the_fingerprint_as_an_input(home):
     from robustidps.tasks.traffic import load_traffic
 
     assert inspect.signature(load_traffic.fn).parameters["content"].default is inspect.Parameter.empty
+
+
+def test_whole_campaigns_go_to_one_part_when_asked_for():
+    """The way for captures of many years, each a campaign: a boundary in time would leave classes on one side."""
+    cut = split_dataset({"all": toy_traffic()}, DatasetConfig(source="file"), split="campaign")
+    campaigns = [set(part.campaign) for part in (cut.train, cut.validation, cut.test)]
+    assert all(campaigns) and not campaigns[0] & campaigns[1] and not (campaigns[0] | campaigns[1]) & campaigns[2]
+    assert cut.report.parameters["by"] == "campaign"
