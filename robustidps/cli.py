@@ -368,6 +368,7 @@ def ingest(
 ) -> None:
     """Turn a packet capture, or a folder of labelled ones, into flows (Parquet, schema flow64)."""
     from robustidps.progress import current
+    from robustidps.settings import exists
     from robustidps.traffic.capture import Limits
     from robustidps.traffic.capture import ingest as read
     from robustidps.traffic.labelling import LabelOptions, labelled_capture, labelled_captures
@@ -391,7 +392,7 @@ def ingest(
     report = None
     with console.bars(not as_json):
         how["progress"] = current()
-        if labels and capture.is_dir():
+        if labels and exists(capture) and capture.is_dir():
             traffic, report = labelled_captures(capture, labels, options=options, **how)
         elif labels or label is not None:
             traffic, report = labelled_capture(capture, labels, label=label, options=options, **how)
@@ -410,9 +411,10 @@ def ingest(
 
 def _beside(capture: Path, out: Path | None, labels: Path | None) -> Path:
     """Where the flows of a capture, or of a folder of them, go; never over what they are made from."""
+    from robustidps.settings import exists
     from robustidps.traffic.capture import CAPTURE_SUFFIXES
 
-    folder = capture.is_dir()
+    folder = exists(capture) and capture.is_dir()
     whole = Path(os.path.realpath(capture)) if folder else capture
     target = out or whole.parent / f"{whole.name if folder else whole.stem}.parquet"
     for what, path in (("the capture itself", capture), ("the label file", labels)):

@@ -89,6 +89,7 @@ def test_lists_are_json_where_a_script_reads_them(run) -> None:
         (("ingest", "nothing.pcap"), 3, "nothing.pcap"),
         (("ingest", "nothing.pcap", "--out", "./nothing.pcap"), 3, "is the capture itself"),
         (("ingest", "/"), 3, "is not a file"),
+        (("ingest", "a" * 5000, "--label", "Benign"), 3, "can't be opened"),
         (("ingest", "x.pcap", "--labels", "nothing.csv"), 3, "nothing.csv: no such file"),
         (("ingest", "x.pcap", "--labels", "x.csv", "--out", "./x.csv"), 3, "is the label file"),
         (("ingest", "x.pcap", "--labels", "x.csv", "--label", "Benign"), 3, "exclude each other"),

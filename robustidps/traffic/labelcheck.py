@@ -108,9 +108,10 @@ def _check_clock(flows: Ends, labels: FlowLabels, truth: Truth, options: LabelOp
         minutes = round((now.total_seconds() - best.seconds) / 60)
         if abs(minutes) <= 14 * 60:
             remedy = f"--labels-timezone={'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
+    tried = f" in a sample of {_SAMPLE}" if len(truth) > _SAMPLE else ""
     raise DatasetError(
         f"has another clock than the capture: shifted by {best}, its labels hold {best.flows} flows "
-        f"({best.rows} of {best.rows_in_time} labels meet one), and next to none as they are",
+        f"({best.rows} of {best.rows_in_time} labels meet one{tried}), and few or none as they are",
         where=labels.path,
         remedy=f"if that is so, say {remedy}",
     )
