@@ -27,7 +27,7 @@ from robustidps.traffic.flow64 import FLOW64
 from robustidps.traffic.labelcells import time_zone
 from robustidps.traffic.labelcheck import check_flow_labels
 from robustidps.traffic.labelfile import CaptureLabels, FlowLabels, read_labels
-from robustidps.traffic.labelreport import SHOWN, LabelOptions, LabelReport
+from robustidps.traffic.labelreport import SHOWN, LabelOptions, LabelReport, some
 from robustidps.traffic.labels import Endpoints, Truth, match
 from robustidps.traffic.labelwords import LabelWords, fold, label_words
 from robustidps.traffic.trafficset import UNLABELLED, TrafficSet
@@ -134,7 +134,7 @@ def _entry(path: Path, labels: CaptureLabels) -> str:
     if fitting:
         return max(fitting, key=len)
     if len(same) > 1:
-        rows = ", ".join(str(labels.row[name]) for name in same[:5])
+        rows = some((labels.row[name] for name in same), 5)
         raise DatasetError(
             f"rows {rows} could mean {printable(path.name, 100)}", where=labels.path, remedy="say which with --label"
         )
@@ -144,9 +144,8 @@ def _entry(path: Path, labels: CaptureLabels) -> str:
 
 
 def _of_others(labels: CaptureLabels, whose: str) -> DatasetError:
-    some = ", ".join(printable(name, 60) for name in list(labels.label)[:3])
     return DatasetError(
-        f"is for other captures: it labels {len(labels)} ({some}, ...), {whose}",
+        f"is for other captures: it labels {len(labels)} ({some(labels.label)}), {whose}",
         where=labels.path,
         remedy="give the label file of these captures; names are paths within the folder",
     )
@@ -246,7 +245,7 @@ def _by_capture(
     campaign, tool = (np.array([printable(f(n)) for n in tables], dtype=object) for f in (str, lambda n: Path(n).stem))
     lost = [name for name in labels.label if not len(tables.get(name, ()))]
     if len(lost) > options.max_unmatched * len(labels):
-        rows = ", ".join(f"row {labels.row[name]}: {printable(name, 60)}" for name in lost[:3])
+        rows = some(f"row {labels.row[name]}: {name}" for name in lost)
         raise DatasetError(
             f"{len(lost)} of its {len(labels)} captures aren't there or gave no flow, over the share of "
             f"{options.max_unmatched:g} ({rows})",

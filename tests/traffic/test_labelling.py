@@ -274,7 +274,7 @@ def test_labels_of_flows_reach_all_captures_of_a_folder(folder, file):
 
 
 def test_a_label_file_of_another_folder_is_refused(folder, file):
-    with pytest.raises(DatasetError, match=r"labels 2 \(a.pcap, b.pcap, ...\), none of the 5 under"):
+    with pytest.raises(DatasetError, match=r"labels 2 \(a.pcap, b.pcap\), none of the 5 under"):
         labelled_captures(folder, file("capture,label", "a.pcap,Benign", "b.pcap,Benign"))
     missing = [f"gone-{i}.pcap,Benign" for i in range(5)]
     with pytest.raises(DatasetError, match=r"5 of its 7 captures .*row 3: gone-0.pcap"):
@@ -355,6 +355,24 @@ def test_a_label_file_that_does_not_fit_ends_in_exit_code_3_and_leaves_what_was_
     earlier.write_bytes(b"earlier")
     assert isinstance(ingest(capture, "--labels", path).exception, InputError)
     assert earlier.read_bytes() == b"earlier"
+
+
+@pytest.mark.real
+def test_the_published_schedule_of_cic_ids2017_labels_its_capture_once_its_zone_is_said(shared_data, file):
+    capture = shared_data / "captures/attack/WebattackSQLinj.pcap"
+    hosts = "172.16.0.1,192.168.10.50"
+    schedule = file(
+        "attacker,victim,start,end,label",
+        f"{hosts},2017-07-06 09:20,2017-07-06 10:00,Web Attack – Brute Force",
+        f"{hosts},2017-07-06 10:15,2017-07-06 10:35,Web Attack – XSS",
+        f"{hosts},2017-07-06 10:40,2017-07-06 10:42,Web Attack – Sql Injection",
+    )
+    with pytest.raises(DatasetError, match=r"shifted by \+3 h, its labels hold 9 flows") as caught:
+        labelled_capture(capture, schedule)
+    assert caught.value.remedy.endswith("--labels-timezone=-03:00")
+    _, report = labelled_capture(capture, schedule, options=LabelOptions(timezone="America/Halifax"))
+    assert report.classes == {"WebAttack-SQLi": 9}
+    assert (report.elsewhere, report.unused) == (2, 0)
 
 
 @pytest.mark.real
