@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ COMMANDS = [
     "ui",
     "data list",
     "data describe",
+    "data fetch",
     "data simulate",
     "registry repair",
 ]
@@ -58,7 +60,7 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_lists_are_json_where_a_script_reads_them(run) -> None:
-    for words in (("models",), ("models", "--families"), ("data", "list"), ("history",)):
+    for words in (("models",), ("models", "--families"), ("data", "list"), ("data", "fetch"), ("history",)):
         code, out, _ = run(*words, "--json")
         assert code == 0 and isinstance(json.loads(out), list)
 
@@ -79,6 +81,10 @@ def test_lists_are_json_where_a_script_reads_them(run) -> None:
         (("train", "neural_ode", "--name", "../x"), 3, "not a model name"),
         (("train", "neural_ode", "--rules", "nope"), 3, "nope.yaml: no such file"),
         (("data", "describe", "a" * 5000), 3, "no such file"),
+        (("data", "fetch", "nsl-kdd"), 6, "(1) see whether its authors offer it again"),
+        (("data", "fetch", "nope"), 3, "no public data set"),
+        (("data", "fetch", "--to", "somewhere"), 3, "needs the name"),
+        (("data", "fetch", "cic_ids2017", "--to", "/dev/null"), 6, "a file is in the way"),
         (("models", "../../etc"), 3, "is not a model name"),
         (("models", "nothing"), 3, "no such model"),
         (("promote", "nothing", "1.0.0"), 3, "no such model"),
@@ -184,3 +190,23 @@ def test_json_output_is_json_also_where_a_figure_is_no_number(capsys: pytest.Cap
 
 def test_printable_replaces_what_moves_the_cursor_and_keeps_the_rest() -> None:
     assert printable("Zürich\n\x1b]0;x\x07\u2066") == "Zürich??]0;x??"
+
+
+def test_describe_says_what_a_data_set_is_and_what_would_be_dropped(run, tmp_path: Path) -> None:
+    from robustidps.testing.published import CORRECTED, ORIGINAL, row, write
+
+    path = write(tmp_path / "friday.csv", CORRECTED, [row(CORRECTED, label="BENIGN")])
+    with zipfile.ZipFile(tmp_path.parent / f"{tmp_path.name}.zip", "w") as archive:
+        archive.write(path, "x/friday.csv")
+    for where in (path, tmp_path, Path(str(archive.filename)) / "x" / "friday.csv"):
+        code, out, _ = run("data", "describe", where, "--json")
+        facts = {line[""]: line["value"] for line in json.loads(out)}
+        assert code == 0 and facts["release"].startswith("a sample of CIC-IDS2017, corrected release")
+        assert facts["rows"] == 1 and facts["part friday.csv"] == "friday.csv, 1 row"
+        assert facts["drops Src IP"] and "1 %" in facts["drops rows"]
+        assert "Infiltration" in facts["classes"] and facts["defect 1"]
+    code, out, _ = run("data", "describe", path)
+    assert code == 0 and "corrected release" in out and "defect 1" in out
+    write(tmp_path / "Monday-WorkingHours.pcap_ISCX.csv", ORIGINAL, [row(ORIGINAL, label="BENIGN")])
+    code, _, err = run("data", "describe", tmp_path)
+    assert code == 3 and "mixes releases" in err and "friday.csv" in err and "Monday-WorkingHours" in err
