@@ -341,19 +341,43 @@ def history(
 
 @app.command(rich_help_panel="Traffic")
 def ingest(
-    capture: Annotated[Path, typer.Argument(help="a .pcap or .pcapng file")],
+    capture: Annotated[Path, typer.Argument(help="a .pcap or .pcapng file; with --labels also a folder of them")],
     out: Annotated[Path | None, typer.Option("--out", help="Parquet file; default: beside the capture")] = None,
     truncated: Truncated = "refuse",
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="CSV of what the traffic is: by flow, or by capture (docs/data.md)")
+    ] = None,
+    label: Annotated[str | None, typer.Option("--label", help="the class of the whole capture")] = None,
+    unmatched: Annotated[
+        Literal["unlabelled", "benign"], typer.Option("--unmatched", help="what flows without a label are")
+    ] = "unlabelled",
+    max_unmatched: Annotated[
+        float, typer.Option("--max-unmatched", help="error when a larger share of the labels meets no flow, or clashes")
+    ] = 0.5,
+    label_words: Annotated[
+        Path | None, typer.Option("--label-words", help="YAML: class to the words that stand for it")
+    ] = None,
+    labels_timezone: Annotated[
+        str, typer.Option("--labels-timezone", help="of label times without one: UTC, -03:00 or America/Halifax")
+    ] = "UTC",
+    labels_shift: Annotated[
+        float, typer.Option("--labels-shift", help="hours added to all label times, for a clock that was wrong")
+    ] = 0.0,
+    labels_tolerance: Annotated[
+        float, typer.Option("--labels-tolerance", help="seconds that a flow may begin outside a label's time")
+    ] = 1.0,
     max_bytes: Annotated[int | None, typer.Option(help="refuse a larger capture")] = None,
     max_flows: Annotated[int | None, typer.Option(help="end after this many flows")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="end extraction after this time")] = None,
     max_memory: Annotated[int | None, typer.Option(help="bytes of memory that extraction may use")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn a packet capture into flows (Parquet, schema flow64)."""
+    """Turn a packet capture, or a folder of labelled ones, into flows (Parquet, schema flow64)."""
     from robustidps.progress import current
+    from robustidps.settings import exists
     from robustidps.traffic.capture import Limits
     from robustidps.traffic.capture import ingest as read
+    from robustidps.traffic.labelling import LabelOptions, labelled_capture, labelled_captures
 
     chosen: dict[str, Any] = {
         "bytes": max_bytes,
@@ -362,14 +386,49 @@ def ingest(
         "memory_bytes": max_memory,
     }
     limits = Limits(**{k: v for k, v in chosen.items() if v is not None})
-    target = out or capture.parent / f"{capture.stem}.parquet"
-    if os.path.realpath(target) == os.path.realpath(capture):
-        raise ConfigError("is the capture itself", where=f"--out {target}", remedy="name another file")
+    options = LabelOptions(
+        label_words, unmatched, max_unmatched, labels_timezone, labels_shift * 3600.0, labels_tolerance
+    )
+    if labels is None and options != LabelOptions(words=label_words if label is not None else None):
+        raise ConfigError("options about labels were given, and no label file", remedy="name it with --labels FILE")
+    if labels and label is not None:
+        raise ConfigError("--label and --labels exclude each other", remedy="give one of them")
+    target = _beside(capture, out, labels)
+    how: dict[str, Any] = {"limits": limits, "truncated": truncated}
+    report = None
     with console.bars(not as_json):
-        traffic = read(capture, limits=limits, truncated=truncated, progress=current())
+        how["progress"] = current()
+        if labels and exists(capture) and capture.is_dir():
+            traffic, report = labelled_captures(capture, labels, options=options, **how)
+        elif labels or label is not None:
+            traffic, report = labelled_capture(capture, labels, label=label, options=options, **how)
+        else:
+            traffic = read(capture, **how)
         traffic.write(target)
-    facts = {"flows": len(traffic), "file": str(target), "digest": traffic.digest, "capture": traffic.provenance}
-    console.emit_json(facts) if as_json else console.line(capture.name, f"{len(traffic):,} flows -> {target}")
+    facts = {"flows": len(traffic), "file": str(target), "digest": traffic.digest}
+    if as_json:
+        found = {"labels": report.to_dict(), "captures": traffic.provenance["captures"]} if report else {}
+        console.emit_json(facts | (found or {"capture": traffic.provenance}))
+        return
+    console.line(capture.name, f"{len(traffic):,} flows -> {target}")
+    for text in report.lines() if report else ():
+        console.remark(text)
+
+
+def _beside(capture: Path, out: Path | None, labels: Path | None) -> Path:
+    """Where the flows of a capture, or of a folder of them, go; never over what they are made from."""
+    from robustidps.settings import exists
+    from robustidps.traffic.capture import CAPTURE_SUFFIXES
+
+    folder = exists(capture) and capture.is_dir()
+    whole = Path(os.path.realpath(capture)) if folder else capture
+    target = out or whole.parent / f"{whole.name if folder else whole.stem}.parquet"
+    for what, path in (("the capture itself", capture), ("the label file", labels)):
+        if path and os.path.realpath(target) == os.path.realpath(path):
+            raise ConfigError(f"is {what}", where=f"--out {target}", remedy="name another file")
+    if folder and target.suffix.lower() in CAPTURE_SUFFIXES:
+        raise ConfigError("ends as a capture does", where=f"--out {target}", remedy="end it in .parquet")
+    return target
 
 
 @app.command(rich_help_panel="Traffic")
