@@ -15,6 +15,7 @@ from robustidps.tasks.evaluation import evaluate_model, report_drift, write_eval
 from robustidps.tasks.registry import promote_version, register_version, release_version, reserve_version
 from robustidps.tasks.traffic import load_traffic, split_traffic, usable
 from robustidps.tasks.training import discard_bundles, train_model
+from robustidps.traffic.holdout import HoldOut
 from robustidps.traffic.prepare import dataset_config, fingerprint
 
 __all__ = ["train"]
@@ -33,6 +34,7 @@ def train(
     seeds: Annotated[int, Field(ge=1, le=20)] = 1,
     split: Literal["temporal", "official", "captures", "shuffled"] | None = None,
     limit_rows: Annotated[int, Field(ge=1)] | None = None,
+    hold_out: list[Annotated[str, Field(pattern=r"^(tool|service|day)=.+$", max_length=220)]] | None = None,
     promote_to: Literal["Staging", "Production"] | None = None,
     rules: str | None = None,
     description: str = "",
@@ -51,6 +53,7 @@ def train(
         seeds: Train this many; the best on validation is registered.
         split: How held-out traffic is set apart; default is the data set's own way.
         limit_rows: Train on a random sample of this many rows.
+        hold_out: Keep out of training, besides what the data set does: tool=NAME, service=NAME or day=YYYY-MM-DD.
         promote_to: Ask the rules for this stage afterwards.
         rules: Rule set in configs/promotion; default is the data set's.
         description: A sentence that is kept with the version.
@@ -60,6 +63,7 @@ def train(
     """
     config = dataset_config(dataset)
     parameters = {k: v for k, v in locals().items() if k != "config"}
+    HoldOut.parse(hold_out or [])
     rule_set(rules or config.rules)  # what can't be judged had better not be trained
     name = name or (f"{family}-{config.suffix}" if config.suffix else family)
     folder, spec = Path(data_dir) if data_dir else None, Path(schema_file) if schema_file else None
@@ -67,7 +71,7 @@ def train(
     parts = load_traffic(dataset, data_dir, schema_file, content=content)
     if not usable(parts):
         parts = load_traffic.with_options(refresh_cache=True)(dataset, data_dir, schema_file, content=content)
-    cut = split_traffic(parts, dataset, split, 0, limit_rows)
+    cut = split_traffic(parts, dataset, split, 0, limit_rows, hold_out)
     report = cut["report"]
     version = reserve_version(name, version, breaking)
     registered = None
@@ -84,6 +88,7 @@ def train(
                 version=version,
                 dataset=dataset,
                 split=report["text"][:MAX_SPLIT],
+                held_out=list(report["held_out"]),
                 description=description,
             )
             for seed in range(first, first + seeds)
@@ -136,6 +141,8 @@ def command_line(parameters: dict[str, Any]) -> str:
     for key, option in plain.items():
         if parameters.get(key) not in (None, "", 1) or key == "dataset":
             words += [option, str(parameters[key])]
+    for word in parameters.get("hold_out") or ():
+        words += ["--hold-out", word]
     for key, value in sorted((parameters.get("overrides") or {}).items()):
         words += ["--set", f"{key}={value}"]
     return shlex.join(words)

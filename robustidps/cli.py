@@ -160,6 +160,12 @@ def train(
         typer.Option(help="how traffic is held out; default: the data set's way"),
     ] = None,
     limit_rows: Annotated[int | None, typer.Option(min=1, help="train on a random sample of this many rows")] = None,
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hold-out", help="keep out of training: tool=NAME, service=NAME or day=YYYY-MM-DD; may be repeated"
+        ),
+    ] = None,
     promote_to: Annotated[
         Literal["Staging", "Production"] | None, typer.Option(help="ask the rules for this stage afterwards")
     ] = None,
@@ -172,11 +178,13 @@ def train(
     from robustidps.judging import rule_set
     from robustidps.registry.metadata import check_version
     from robustidps.settings import check_name
+    from robustidps.traffic.holdout import HoldOut
     from robustidps.traffic.prepare import dataset_config
 
     overrides = _overrides(settings or [])
     family_settings(get_family(family), overrides)  # before anything slow: a wrong setting ends here
     config = dataset_config(dataset)
+    held_out = HoldOut.parse(hold_out or []).words()
     if name is not None:
         check_name(name)
     if version is not None:
@@ -198,6 +206,7 @@ def train(
             seeds=seeds,
             split=split,
             limit_rows=limit_rows,
+            hold_out=held_out,
             promote_to=promote_to,
             rules=rules,
             description=description,
