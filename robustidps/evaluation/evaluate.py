@@ -104,12 +104,9 @@ def evaluate(
     rows = held_out.select(known)
     blocks = blocks_of(rows)
     notes = list(blocks.notes)
-    if seen_tools is None:
-        training = bundle.metadata.training
-        seen_tools = training.tools if training and training.tools else None
-    if seen_services is None:
-        training = bundle.metadata.training
-        seen_services = training.services if training and training.services else None
+    if (training := bundle.metadata.training) is not None:
+        seen_tools = seen_tools if seen_tools is not None else training.tools or None
+        seen_services = seen_services if seen_services is not None else training.services or None
     if not known.all():
         notes.append(f"{int((~known).sum())} unlabelled rows were left out")
     p, alerts = probabilities[known], predictions.alerts[known]
