@@ -12,8 +12,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from benchmarks._models import neural_ode
 from benchmarks._pages import ROOT, circumstances, table, write_section
-from benchmarks.simulated import neural_ode
 from robustidps.evaluation.base_rates import BaseRates, amount, base_rates, one_in
 from robustidps.evaluation.plots import draw_base_rates, save_figure
 from robustidps.settings import Settings
@@ -30,7 +30,8 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         parts = load_dataset("simulated", folder=Path(folder))
-    evaluation = neural_ode(split_dataset(parts, dataset_config("simulated")), seed=0)
+    split = split_dataset(parts, dataset_config("simulated"))
+    evaluation, _ = neural_ode(split, seed=0).judged(split.test, "simulated")
     evaluation = evaluation.model_copy(update={"model": "neural_ode", "version": "seed 0"})
     rates = base_rates(evaluation, arguments.alerts_per_analyst)
     lead = (
