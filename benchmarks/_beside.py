@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from benchmarks._models import boosted_tree, neural_ode, side_by_side, spread
+from benchmarks._models import Stand, boosted_tree, neural_ode, side_by_side, spread
 from benchmarks._pages import table
 from robustidps.traffic.splits import Split
 
@@ -19,14 +19,20 @@ SHOWN = (
 )
 
 
-def compared(split: Split, dataset: str, seeds: int, rows: str = "held-out flows") -> str:
-    """Both side by side, in Markdown. rows: what the data set's rows are called."""
+def trained(split: Split, seeds: int) -> tuple[list[Stand], Stand]:
+    """The neural ODE, one for each seed, and a boosted tree."""
     ours = []
     for seed in range(seeds):
         started = time.perf_counter()
-        ours.append(neural_ode(split, seed).judged(split.test, dataset)[0])
+        ours.append(neural_ode(split, seed))
         print(f"neural_ode seed {seed}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    tree = boosted_tree(split).judged(split.test, dataset)[0]
+    return ours, boosted_tree(split)
+
+
+def compared(split: Split, dataset: str, models: list[Stand], plain: Stand, rows: str = "held-out flows") -> str:
+    """Both side by side on the test part, in Markdown. rows: what the data set's rows are called."""
+    ours = [model.judged(split.test, dataset)[0] for model in models]
+    tree = plain.judged(split.test, dataset)[0]
     lines = side_by_side(SHOWN, ours, tree)
     lines += [
         [

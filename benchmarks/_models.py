@@ -41,6 +41,11 @@ class Stand:
         metadata = SimpleNamespace(name=name, version="0.0.0", thresholds=thresholds, training=facts)
         return cls(train.schema, probabilities, metadata)
 
+    @property
+    def pair(self) -> tuple[Probabilities, dict[str, float]]:
+        """Features to probabilities, and the thresholds of its alerts."""
+        return self.probabilities, self.metadata.thresholds
+
     def judged(self, test: TrafficSet, dataset: str, **options: Any) -> tuple[Evaluation, Predictions]:
         return evaluate(self, test, dataset=dataset, timing=False, **options)
 
