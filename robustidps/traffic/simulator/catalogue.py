@@ -6,7 +6,7 @@ or is a family of `dialects`.
 
 from __future__ import annotations
 
-__all__ = ["APPLICATIONS", "BENIGN", "CLASSES", "RUNS", "SHARES", "TOOLS"]
+__all__ = ["APPLICATIONS", "BENIGN", "CLASSES", "SHARES", "TOOLS"]
 
 BENIGN = "Benign"
 
@@ -75,9 +75,6 @@ TOOLS: dict[str, tuple[str, ...]] = {
     ),
 }
 """Attack tools of each class. They are named for what they resemble; nothing of the originals is in them."""
-
-RUNS: dict[str, int] = {label: max(2, (len(tools) + 1) // 2) for label, tools in TOOLS.items()}
-"""Attack runs of a class on a day: enough for every tool to have its turn within two days."""
 
 SHARES: dict[str, float] = {
     "DDoS-TCP_Flood": 0.140,

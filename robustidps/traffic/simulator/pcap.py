@@ -72,6 +72,7 @@ _PLACES = np.vstack(
 """Where each byte of a record is in its packet's record on disk: row 0 for IPv4, 1 for IPv6."""
 _ON_DISK = _PLACES[:, None, :] < 16 + np.arange(SNAPLEN + 1)[:, None]
 """Which bytes of a record go to disk, by IP version (as above) and bytes kept of the frame."""
+_PREFIX = 2 * (0x0120 + 0xB80D)  # what 2001:db8 of both addresses adds to a sum of little-endian words
 SHORTEST = 60  # of an Ethernet frame, without its checksum
 GLOBAL_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, SNAPLEN, 1)
 _CHUNK = 1 << 16
@@ -149,7 +150,7 @@ def _records(
     raw = r.view(np.uint8).reshape(n, RECORD.itemsize)
     r["ip_checksum"] = _fold(_words(raw, IP4, IP6))
     pseudo = _words(raw, IP4 + 12, IP6) + _swap(protocol) + _swap(l4 + p["size"])
-    pseudo += np.where(six, 2 * (_swap(0x2001) + _swap(0x0DB8)), 0)
+    pseudo += np.where(six, _PREFIX, 0)
     total = _words(raw, L4, RECORD.itemsize) + np.where(protocol == ICMP, 0, pseudo)
     checksum = _fold(total)
     r["checksum"] = np.where(tcp, checksum, 0)

@@ -26,7 +26,7 @@ from robustidps.progress import Progress, silent
 from robustidps.settings import writable
 from robustidps.traffic.simulator import benign_machines, benign_sessions, benign_tail, benign_users, build, pcap
 from robustidps.traffic.simulator.attacks import tool as attack_tool
-from robustidps.traffic.simulator.catalogue import APPLICATIONS, CLASSES, RUNS, SHARES
+from robustidps.traffic.simulator.catalogue import APPLICATIONS, CLASSES, SHARES, TOOLS
 from robustidps.traffic.simulator.day import Day, Run, stream
 from robustidps.traffic.simulator.dialects import FAMILIES
 from robustidps.traffic.simulator.plan import TCP, UDP, Array
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Simulation", "day_plan", "simulate", "write_day"]
 
-PACKETS_PER_FLOW = 24.5  # over the default mix
+LEAST_FLOWS = 4  # of a run, where a class has fewer runs on a day than tools
+PACKETS_PER_FLOW = 25.5  # over the default mix
 _OFFICE_APPLICATIONS = ("web", "quic", "video", "download", "mail", "voip", "ssh", "ftp", "database", "failed")
 
 
@@ -90,11 +91,12 @@ def day_plan(settings: SimulatorSettings, number: int) -> Day:
         tools = settings.tools(label, number)
         if not tools or not settings.prevalence:
             continue
+        runs = _runs(label, flows * settings.prevalence * share)
         offset = int(np.random.default_rng([settings.seed, CLASSES.index(label)]).integers(1 << 20))
-        for k in range(RUNS[label]):
+        for k in range(runs):
             rng = stream(settings, number, f"{label}/{k}")
-            name = tools[(offset + number * RUNS[label] + k) % len(tools)]
-            size = flows * settings.prevalence * share / RUNS[label] * float(rng.lognormal(0, 0.2))
+            name = tools[(offset + number * runs + k) % len(tools)]
+            size = flows * settings.prevalence * share / runs * float(rng.lognormal(0, 0.2))
             run = Run(
                 day,
                 label,
@@ -106,6 +108,15 @@ def day_plan(settings: SimulatorSettings, number: int) -> Day:
             )
             attack_tool(name)(run)
     return day
+
+
+def _runs(label: str, flows: float) -> int:
+    """Attack runs of a class on a day with so many of its flows: one a tool, or half as many where each would be tiny.
+
+    So every tool has its turn within two days, and on every day of an ordinary simulation.
+    """
+    tools = len(TOOLS[label])
+    return min(max(round(flows / LEAST_FLOWS), (tools + 1) // 2, 2), tools)
 
 
 def write_day(settings: SimulatorSettings, number: int, capture: Path) -> int:
