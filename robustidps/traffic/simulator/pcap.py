@@ -130,7 +130,13 @@ def _records(
     r["ttl"] = np.maximum(host["ttl"][a] - relayed, 1)
     r["protocol"], r["src"], r["dst"] = protocol, host["ip"][a], host["ip"][b]
     rows = np.flatnonzero(six)
-    r["version6"], r["payload6"], r["next6"], r["hops6"] = 6 << 28, l4 + p["size"], protocol, r["ttl"]
+    for name, value in (
+        ("version6", np.full(n, 6 << 28)),
+        ("payload6", l4 + p["size"]),
+        ("next6", protocol),
+        ("hops6", r["ttl"]),
+    ):
+        r[name][rows] = value[rows]
     for name, ends in (("src6", a), ("dst6", b)):
         r[name][rows, 0], r[name][rows, 3] = 0x20010DB8, host["ip"][ends[rows]]
     sport, dport = flows["sport"][f], flows["dport"][f]
