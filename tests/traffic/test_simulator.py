@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from robustidps.errors import ConfigError, StorageError
+from robustidps.traffic.capture import extract
 from robustidps.traffic.flow64 import FLOW64
 from robustidps.traffic.simulator import (
     SIMULATOR_VERSION,
@@ -36,7 +37,7 @@ from robustidps.traffic.trafficset import TrafficSet
 
 SMALL = SimulatorSettings(days=2, packets_per_day=8000)
 
-PINNED = "0336c7d57759ab0858b3f6f2a061b1b6982d113606671927c195a6e5350dff0d"
+PINNED = "59dbbd3d64c556ea0133888e215e198e2ea2fa0cfd04d9c3d264c54d565d7a86"
 """SHA-256 of both captures of `SMALL`, in which every tool appears.
 
 Where it must change, raise SIMULATOR_VERSION: results name the version."""
@@ -265,6 +266,14 @@ def test_traffic_is_over_ipv4_and_ipv6_and_not_only_tcp_udp_and_icmp():
     assert not np.any((flows["protocol"] == ICMP6) & (flows["ip_version"] == 4))
 
 
+def test_the_extractor_passes_over_next_to_no_packet(small: tuple[TrafficSet, Path]):
+    """IPv6 packets that are cut short are passed over without a word; a twelfth of all was lost that way once."""
+    _, folder = small
+    for capture in sorted(folder.rglob("*.pcap")):
+        report = extract(capture).report
+        assert report.packets_in_flows > 0.999 * report.packets
+
+
 def test_a_dns_tunnel_is_a_long_flow():
     settings = SimulatorSettings(packets_per_day=100_000, classes=("Malware-Backdoor",))
     lengths: dict[str, list[int]] = {"dns2tcp": [], "dns_exfil": [], "iodine": []}
@@ -344,7 +353,7 @@ def test_scapy_reads_the_same_headers_and_finds_every_checksum_right(tmp_path: P
                 continue
             frame = scapy.Ether(raw)
             six = frame.type == 0x86DD
-            assert len(raw) == min(meta.wirelen, 94 if six else 74)
+            assert len(raw) == (meta.wirelen if six else min(meta.wirelen, 74))
             ip = frame.payload
             length = 40 + ip.plen if six else ip.len
             assert max(60, 14 + length) == meta.wirelen
@@ -476,7 +485,7 @@ def test_a_fresh_capture_is_a_small_pcap_without_a_truth(tmp_path: Path):
     path = fresh_capture(tmp_path / "deep" / "fresh.pcap", seed=7)
     assert [p.name for p in path.parent.iterdir()] == ["fresh.pcap"]
     magic, *_, snaplen, link = struct.unpack("<IHHiIII", path.read_bytes()[:24])
-    assert (magic, snaplen, link) == (0xA1B2C3D4, 94, 1)
+    assert (magic, snaplen, link) == (0xA1B2C3D4, 14 + 65535, 1)
     assert 100_000 < path.stat().st_size < 5_000_000
 
 

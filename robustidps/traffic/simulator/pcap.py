@@ -1,9 +1,10 @@
 """From packets to a capture file: Ethernet, IPv4 or IPv6, and TCP, UDP or ICMP headers in one array of records.
 
-The file is a classic little-endian pcap with microseconds. Of each frame at most `SNAPLEN` bytes are kept, and the
-length on the wire is in the record header, as when a sensor keeps headers only. IPv4 and transport checksums are
-right (payloads are zeros). Records are built as one structured array with room for both IP headers; the one that a
-packet hasn't, and bytes beyond a short frame's end, are masked out when it is written: no loop over packets.
+The file is a classic little-endian pcap with microseconds. Of each IPv4 frame the headers are kept, and the length on
+the wire is in the record header, as when a sensor keeps headers only. IPv6 frames are kept whole: NFStream passes over
+those that are cut, without a word. IPv4 and transport checksums are right (payloads are zeros). Records are built as
+one structured array with room for both IP headers; the one that a packet hasn't, and bytes beyond a short frame's end,
+are masked out when it is written: no loop over packets but to let the payloads of IPv6 follow.
 
 An IPv6 address is the host's number within 2001:db8::/32, the prefix for documentation. Protocols other than TCP, UDP
 and ICMP have eight bytes of header without meaning.
@@ -61,7 +62,8 @@ RECORD = np.dtype(
     ]
 )
 IP4, IP6, L4 = 30, 50, 90  # where the headers begin in a record
-SNAPLEN = 94  # Ethernet 14, IPv6 40, TCP 20 and its options 20
+HEADERS = 94  # Ethernet 14, IPv6 40, TCP 20 and its options 20
+SNAPLEN = 14 + 65535  # of IPv6 frames, which segments that a card put together may fill
 _ABSENT = 1 << 20
 _PLACES = np.vstack(
     [
@@ -70,9 +72,10 @@ _PLACES = np.vstack(
     ]
 )
 """Where each byte of a record is in its packet's record on disk: row 0 for IPv4, 1 for IPv6."""
-_ON_DISK = _PLACES[:, None, :] < 16 + np.arange(SNAPLEN + 1)[:, None]
+_ON_DISK = _PLACES[:, None, :] < 16 + np.arange(HEADERS + 1)[:, None]
 """Which bytes of a record go to disk, by IP version (as above) and bytes kept of the frame."""
 _PREFIX = 2 * (0x0120 + 0xB80D)  # what 2001:db8 of both addresses adds to a sum of little-endian words
+_ZEROS = np.zeros(SNAPLEN, np.uint8)
 SHORTEST = 60  # of an Ethernet frame, without its checksum
 GLOBAL_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, SNAPLEN, 1)
 _CHUNK = 1 << 16
@@ -119,7 +122,7 @@ def _records(
     r["seconds"], r["microseconds"] = np.divmod(micros, 1_000_000)
     ip_length = np.where(six, 40, 20) + l4 + p["size"]
     r["length"] = np.maximum(SHORTEST, 14 + ip_length)
-    r["kept"] = np.minimum(r["length"], np.where(six, SNAPLEN, SNAPLEN - 20))
+    r["kept"] = np.where(six, r["length"], np.minimum(r["length"], HEADERS - 20))
     r["to_mac"][:, 0], r["from_mac"][:, 0] = 2, 2
     relayed = p["direction"] >= 2
     for name, row in (("to_mac", b), ("from_mac", a)):
@@ -166,7 +169,22 @@ def _records(
         value = checksum[others]
         value = np.where(udp[others] & (value == 0), 0xFFFF, value)
         raw[others, at], raw[others, at + 1] = value & 255, value >> 8
-    return raw[_ON_DISK[six.astype(np.int8), r["kept"]]]
+    return _on_disk(raw, six, r["kept"].astype(np.int64))
+
+
+def _on_disk(raw: Array, six: Array, kept: Array) -> Array:
+    """The bytes of the records one after the other, payloads (zeros) as far as they are kept."""
+    headers = np.minimum(kept, HEADERS)
+    there = raw[_ON_DISK[six.astype(np.int8), headers]]
+    beyond = kept - headers
+    if not beyond.any():
+        return there
+    longer = np.flatnonzero(beyond)
+    done, pieces = 0, []
+    for end, zeros in zip(np.cumsum(16 + headers)[longer].tolist(), beyond[longer].tolist(), strict=True):
+        pieces += [there[done:end], _ZEROS[:zeros]]
+        done = end
+    return np.concatenate([*pieces, there[done:]])
 
 
 def _options(r: Array, length: Array, stamp: Array) -> None:
