@@ -20,7 +20,7 @@ from robustidps.traffic.flow64 import FLOW64
 from robustidps.traffic.schema import TrafficSchema
 from robustidps.traffic.trafficset import UNLABELLED
 
-__all__ = ["JoinReport", "Truth", "join"]
+__all__ = ["JoinReport", "Truth", "join", "owners"]
 
 _CLOCK = 0.002
 """Seconds; NFStream's stamps are whole milliseconds, so a flow may seem to begin before its first packet."""
@@ -92,17 +92,7 @@ def join(
     if not n or not m:
         return labels, campaign, tool, JoinReport(n, 0, n, 0, m)
 
-    flow_key, truth_key = _keys(flows, truth)
-    owner = np.full(n, -1, np.int64)
-    ambiguous = np.zeros(n, bool)
-    what = _identity(truth)
-    # Exactly first, so that a neighbour in time is not drawn in by the tolerance.
-    for slack in (min(_CLOCK, tolerance_s), tolerance_s):
-        open_ = np.flatnonzero((owner < 0) & ~ambiguous)
-        if len(open_):
-            found, several = _held(flow_key[open_], flows.first_seen[open_], truth_key, truth, slack, what)
-            owner[open_] = found
-            ambiguous[open_] = several
+    owner, ambiguous = owners(flows, truth, tolerance_s=tolerance_s)
     got = owner >= 0
     codes = np.array([index[str(v)] for v in truth.label.tolist()], np.int16)
     labels[got] = codes[owner[got]]
@@ -111,6 +101,29 @@ def join(
     matched, unsure = int(got.sum()), int(ambiguous.sum())
     unused = m - len(np.unique(owner[got]))
     return labels, campaign, tool, JoinReport(n, matched, n - matched - unsure, unsure, unused)
+
+
+def owners(
+    flows: FlowTable, truth: Truth, *, tolerance_s: float = 1.0
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The truth that each flow belongs to (-1: none), int64 [N], and whether several that disagree claim it, bool [N].
+
+    Where several agree, it is the last of them to begin.
+    """
+    owner = np.full(len(flows), -1, np.int64)
+    ambiguous = np.zeros(len(flows), bool)
+    if not len(flows) or not len(truth):
+        return owner, ambiguous
+    flow_key, truth_key = _keys(flows, truth)
+    what = _identity(truth)
+    # Exactly first, so that a neighbour in time is not drawn in by the tolerance.
+    for slack in (min(_CLOCK, tolerance_s), tolerance_s):
+        open_ = np.flatnonzero((owner < 0) & ~ambiguous)
+        if len(open_):
+            found, several = _held(flow_key[open_], flows.first_seen[open_], truth_key, truth, slack, what)
+            owner[open_] = found
+            ambiguous[open_] = several
+    return owner, ambiguous
 
 
 def _keys(flows: FlowTable, truth: Truth) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
