@@ -39,6 +39,10 @@ Reason = Annotated[str, typer.Option("--reason", help="kept in the ledger")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="folder with a public data set's files")]
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="schema file of a table of yours (docs/data.md)")]
 RuleSetName = Annotated[str | None, typer.Option("--rules", help="rule set in configs/promotion")]
+EvadedFile = Annotated[
+    Path | None,
+    typer.Option("--evaded", help="attacks altered to evade (`data evade`); default: those recorded with the version"),
+]
 Truncated = Annotated[
     Literal["refuse", "use"],
     typer.Option("--truncated", help="a capture that is cut off: refuse it, or use its whole part"),
@@ -232,6 +236,7 @@ def evaluate(
     on: Annotated[
         Path | None, typer.Option("--on", help="labelled traffic (Parquet); default: what it was held out from")
     ] = None,
+    evaded: EvadedFile = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder for the pictures")] = None,
     as_json: Json = False,
 ) -> None:
@@ -240,7 +245,7 @@ def evaluate(
     from robustidps.pages import show_evaluation
 
     with console.bars(not as_json):
-        evaluation, files = evaluate_version(_registry(), name, version, on=on, folder=out)
+        evaluation, files = evaluate_version(_registry(), name, version, on=on, evaded=evaded, folder=out)
     console.emit_json(evaluation.model_dump(mode="json")) if as_json else show_evaluation(evaluation, files)
 
 
@@ -270,6 +275,7 @@ def promote(
     to: Annotated[Literal["Staging", "Production"], typer.Option("--to", help="how far")] = "Production",
     rules: RuleSetName = None,
     on: Annotated[Path | None, typer.Option("--on", help="labelled traffic (Parquet) to judge on")] = None,
+    evaded: EvadedFile = None,
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
@@ -281,8 +287,17 @@ def promote(
 
     with console.bars(not as_json):
         held_out = TrafficSet.read(on) if on else None
+        altered = TrafficSet.read(evaded) if evaded else None
         outcomes = move(
-            _registry(), name, version, to, rules=rules, held_out=held_out, reason=reason, progress=current()
+            _registry(),
+            name,
+            version,
+            to,
+            rules=rules,
+            held_out=held_out,
+            evaded=altered,
+            reason=reason,
+            progress=current(),
         )
     console.emit_json([o.as_dict() for o in outcomes]) if as_json else show_outcomes(name, version, outcomes)
     if not outcomes[-1].moved:

@@ -261,6 +261,16 @@ def show_evaluation(evaluation: Evaluation, files: Iterable[Path]) -> None:
         for label, e in evaluation.classes.items()
     ]
     console.table("", ["class", "precision", "recall", "F1", "support"], rows, right=("support",))
+    if evaluation.evasion:
+        under = [
+            (name, str(p.detection), str(p.alert_recall), ", ".join(f"{v:.2f} {k}" for k, v in p.cost.items()))
+            for name, p in evaluation.evasion.perturbations.items()
+        ]
+        under.append(
+            ("worst for each tool", str(evaluation.evasion.detection), str(evaluation.evasion.alert_recall), "")
+        )
+        columns = ["attacks altered to evade", "detection rate", "alert recall", "cost to the attacker, times"]
+        console.table("", columns, under)
     for note in evaluation.notes:
         console.remark(note)
     for file in files:

@@ -31,7 +31,8 @@ _DPI = 130
 def draw(evaluation: Evaluation, predictions: Predictions, held_out: TrafficSet, folder: Path) -> list[Path]:
     """Writes the pictures of `evaluation` as PNG and returns their paths.
 
-    `confusion_matrix.png`, `precision_recall.png` and `reliability.png`, and `stability.png` where the rows have time.
+    `confusion_matrix.png`, `precision_recall.png` and `reliability.png`; `stability.png` where the rows have time, and
+    `evasion.png` where evaded traffic was scored.
 
     Args:
         predictions: what `evaluate` returned beside the evaluation. held_out: the rows it was given.
@@ -52,6 +53,10 @@ def draw(evaluation: Evaluation, predictions: Predictions, held_out: TrafficSet,
     }
     if evaluation.windows:
         pictures["stability"] = _stability(evaluation)
+    if evaluation.evasion:
+        from robustidps.evaluation.evasion_plot import evasion_figure
+
+        pictures["evasion"] = evasion_figure(evaluation)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in pictures.items()]
 
 
