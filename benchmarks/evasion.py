@@ -1,0 +1,181 @@
+"""Evasion: what every family and a boosted tree still find of attacks whose packets are perturbed, and at what price.
+
+    python -m benchmarks evasion [--write]             the test days
+    python -m benchmarks evasion --select [--write]    the validation day, which the floor in the rules is chosen on
+
+The data set and its split are `robustidps train`'s own. `augmented` models were trained on as many attacks again, of the
+training days, each under a perturbation drawn at random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks._pages import circumstances, table, write_section
+from robustidps.decisions import fit_thresholds
+from robustidps.evaluation.evaluate import evaluate
+from robustidps.evaluation.evasion import UNCHANGED
+from robustidps.evaluation.report import Evaluation
+from robustidps.families import discover, family_settings
+from robustidps.traffic.prepare import dataset_config, evaded_dataset, load_dataset, split_dataset, starve
+from robustidps.traffic.splits import Split
+from robustidps.traffic.trafficset import TrafficSet
+from robustidps.training import fit
+
+MINUTES = 8
+DATASET = "simulated"
+Asked = tuple[Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]], dict[str, float]]
+"""A model's probabilities and thresholds."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks evasion", description=__doc__)
+    parser.add_argument("--select", action="store_true", help="several seeds on the validation day instead")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each family for --select")
+    parser.add_argument("--write", action="store_true", help="rewrite the section of docs/results.md")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        split = split_dataset(load_dataset(DATASET, folder=folder), dataset_config(DATASET))
+        text = selection(split, folder, arguments.seeds) if arguments.select else results(split, folder)
+    command = f"python -m benchmarks evasion{' --select' if arguments.select else ''} --write"
+    text += "\n\n" + circumstances(command)
+    print(text)
+    if arguments.write:
+        section = "evasion_selection" if arguments.select else "evasion"
+        print(f"written: {write_section('results.md', section, text)}")
+    return 0
+
+
+def evaded(part: TrafficSet, folder: Path) -> TrafficSet:
+    made = evaded_dataset(DATASET, part, folder=folder)
+    if made is None:
+        raise SystemExit(f"{DATASET} has no packets to perturb")
+    return made
+
+
+def results(split: Split, folder: Path) -> str:
+    altered = evaded(split.test, folder)
+    harder = augmented(split, evaded(split.train, folder))
+    models = {name: judged(name, asked, split.test, altered) for name, asked in trained(split, 0).items()}
+    models |= {
+        f"{name}, augmented": judged(name, asked, split.test, altered) for name, asked in trained(harder, 0).items()
+    }
+    return report(models)
+
+
+def selection(split: Split, folder: Path, seeds: int) -> str:
+    altered = evaded(split.validation, folder)
+    rows = []
+    for seed in range(seeds):
+        for name, asked in trained(split, seed).items():
+            e = judged(name, asked, split.validation, altered)
+            worst, alerts = e.headline["recall_under_evasion"], e.headline["alert_recall_under_evasion"]
+            rows.append(
+                [
+                    f"{name}, seed {seed}",
+                    f"{e.metric(f'detection_under.{UNCHANGED}'):.3f}",
+                    f"{worst:.3f}",
+                    f"{alerts:.3f}",
+                ]
+            )
+    header = ["validation day", "detected, unchanged", "recall_under_evasion", "alert_recall_under_evasion"]
+    return table(header, rows)
+
+
+def augmented(split: Split, altered: TrafficSet) -> Split:
+    """The split with as many perturbed attacks of the training days in training as there are attacks."""
+    attacks = int((split.train.labels > 0).sum())
+    more = starve(altered.select(altered.source != UNCHANGED), attacks, seed=0)
+    return Split(TrafficSet.concat([split.train, more]), split.validation, split.test, split.report)
+
+
+def trained(split: Split, seed: int) -> dict[str, Asked]:
+    """Every family that can be trained here, and LightGBM."""
+    models: dict[str, Asked] = {}
+    for name, info in sorted(discover().items()):
+        if info.family is not None and info.problem is None:
+            fitted = fit(info.family, family_settings(info.family, {"seed": seed}), split.train, split.validation)
+            models[name] = (fitted.probabilities, fitted.thresholds)
+    models["LightGBM"] = boosted_tree(split, seed)
+    return models
+
+
+def boosted_tree(split: Split, seed: int) -> Asked:
+    """LightGBM's defaults with balanced class weights, on raw features."""
+    import lightgbm
+
+    model = lightgbm.LGBMClassifier(class_weight="balanced", n_jobs=1, verbose=-1, random_state=seed)
+    model.fit(split.train.features, split.train.labels)
+    classes = split.train.schema.output_dim
+
+    def probabilities(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        out = np.zeros((len(x), classes), np.float32)
+        out[:, model.classes_] = model.predict_proba(x)
+        return out
+
+    part = split.validation
+    return probabilities, fit_thresholds(probabilities(part.features), part.labels, part.schema)
+
+
+def judged(name: str, asked: Asked, part: TrafficSet, altered: TrafficSet) -> Evaluation:
+    """The evaluation that bundles get, of a model that isn't one."""
+    probabilities, thresholds = asked
+    meta = SimpleNamespace(name=name, version="0.0.0", thresholds=thresholds, training=None)
+    model: Any = SimpleNamespace(probabilities=probabilities, metadata=meta, schema=part.schema, digest="")
+    return evaluate(model, part, dataset=DATASET, evaded=altered, timing=False)[0]
+
+
+def report(models: dict[str, Evaluation]) -> str:
+    """Detection by perturbation, by class under the worst, and what it costs the attacker, in Markdown."""
+    found = {name: e.evasion for name, e in models.items() if e.evasion}
+    first = next(iter(found.values()))
+    header = ["detection rate", *found]
+    rows = [[n, *(f"{e.perturbations[n].detection:.3f}" for e in found.values())] for n in first.perturbations]
+    rows.append(["**worst for each tool**", *(f"{e.detection:.3f}" for e in found.values())])
+    rows.append(["the same for alerts", *(f"{e.alert_recall:.3f}" for e in found.values())])
+    for what, name in (("false-positive rate", "false_positive_rate"), ("false alerts", "alert_false_positive_rate")):
+        rows.append([f"{what}, benign flows", *(f"{e.headline[name]:.4f}" for e in models.values())])
+    flows = first.perturbations[UNCHANGED].flows
+    text = [
+        f"{flows:,} attack flows of the held-out days, each under {len(first.perturbations) - 1} perturbations. "
+        "Intervals: 95 %, resampled by campaign.",
+        table(header, rows),
+        "By class, unchanged and under the worst perturbation for each tool:",
+        table(
+            ["class", *(f"{name}{word}" for name in found for word in ("", ", worst"))],
+            [
+                [
+                    c,
+                    *(
+                        f"{v:.2f}"
+                        for e in found.values()
+                        for v in (e.perturbations[UNCHANGED].classes[c], e.classes[c])
+                    ),
+                ]
+                for c in first.classes
+            ],
+        ),
+        "What the attacker pays, as multiples of what his conversations were:",
+        table(
+            ["perturbation", "packets he sends", "bytes he sends", "seconds"],
+            [
+                [name, *(f"{p.cost[word]:.2f}" for word in ("packets", "bytes", "seconds"))]
+                for name, p in first.perturbations.items()
+                if p.cost
+            ],
+        ),
+    ]
+    return "\n\n".join(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
