@@ -3,8 +3,8 @@
     python -m benchmarks evasion [--write]             the test days
     python -m benchmarks evasion --select [--write]    the validation day, which the floor in the rules is chosen on
 
-The data set and its split are `robustidps train`'s own. `augmented` models were trained on as many attacks again, of the
-training days, each under a perturbation drawn at random.
+The data set and its split are `robustidps train`'s own. `augmented` models were trained on as many attacks again,
+of the training days, each under a perturbation drawn at random.
 """
 
 from __future__ import annotations

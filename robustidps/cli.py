@@ -39,6 +39,20 @@ Reason = Annotated[str, typer.Option("--reason", help="kept in the ledger")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="folder with a public data set's files")]
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="schema file of a table of yours (docs/data.md)")]
 RuleSetName = Annotated[str | None, typer.Option("--rules", help="rule set in configs/promotion")]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", help="CSV of what the traffic is: by flow, or by capture (docs/data.md)")
+]
+Label = Annotated[str | None, typer.Option("--label", help="the class of the whole capture")]
+LabelWords = Annotated[Path | None, typer.Option("--label-words", help="YAML: class to the words that stand for it")]
+LabelsTimezone = Annotated[
+    str, typer.Option("--labels-timezone", help="of label times without one: UTC, -03:00 or America/Halifax")
+]
+LabelsShift = Annotated[
+    float, typer.Option("--labels-shift", help="hours added to all label times, for a clock that was wrong")
+]
+LabelsTolerance = Annotated[
+    float, typer.Option("--labels-tolerance", help="seconds that a flow may begin outside a label's time")
+]
 EvadedFile = Annotated[
     Path | None,
     typer.Option("--evaded", help="attacks altered to evade (`data evade`); default: those recorded with the version"),
@@ -160,7 +174,7 @@ def train(
         int, typer.Option(min=1, max=20, help="train this many; the best on validation is registered")
     ] = 1,
     split: Annotated[
-        Literal["temporal", "official", "shuffled"] | None,
+        Literal["temporal", "campaign", "official", "shuffled"] | None,
         typer.Option(help="how traffic is held out; default: the data set's way"),
     ] = None,
     limit_rows: Annotated[int | None, typer.Option(min=1, help="train on a random sample of this many rows")] = None,
@@ -350,19 +364,32 @@ def history(
 
 @app.command(rich_help_panel="Traffic")
 def ingest(
-    capture: Annotated[Path, typer.Argument(help="a .pcap or .pcapng file")],
+    capture: Annotated[Path, typer.Argument(help="a .pcap or .pcapng file; with --labels also a folder of them")],
     out: Annotated[Path | None, typer.Option("--out", help="Parquet file; default: beside the capture")] = None,
     truncated: Truncated = "refuse",
+    labels: Labels = None,
+    label: Label = None,
+    unmatched: Annotated[
+        Literal["unlabelled", "benign"], typer.Option("--unmatched", help="what flows without a label are")
+    ] = "unlabelled",
+    max_unmatched: Annotated[
+        float, typer.Option("--max-unmatched", help="error when a larger share of the labels meets no flow, or clashes")
+    ] = 0.5,
+    label_words: LabelWords = None,
+    labels_timezone: LabelsTimezone = "UTC",
+    labels_shift: LabelsShift = 0.0,
+    labels_tolerance: LabelsTolerance = 1.0,
     max_bytes: Annotated[int | None, typer.Option(help="refuse a larger capture")] = None,
     max_flows: Annotated[int | None, typer.Option(help="end after this many flows")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="end extraction after this time")] = None,
     max_memory: Annotated[int | None, typer.Option(help="bytes of memory that extraction may use")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn a packet capture into flows (Parquet, schema flow64)."""
+    """Turn a packet capture, or a folder of labelled ones, into flows (Parquet, schema flow64)."""
     from robustidps.progress import current
     from robustidps.traffic.capture import Limits
     from robustidps.traffic.capture import ingest as read
+    from robustidps.traffic.labelling import LabelOptions, labelled_capture, labelled_captures
 
     chosen: dict[str, Any] = {
         "bytes": max_bytes,
@@ -371,14 +398,48 @@ def ingest(
         "memory_bytes": max_memory,
     }
     limits = Limits(**{k: v for k, v in chosen.items() if v is not None})
-    target = out or capture.parent / f"{capture.stem}.parquet"
-    if os.path.realpath(target) == os.path.realpath(capture):
-        raise ConfigError("is the capture itself", where=f"--out {target}", remedy="name another file")
+    options = LabelOptions(
+        label_words, unmatched, max_unmatched, labels_timezone, labels_shift * 3600.0, labels_tolerance
+    )
+    if labels is None and options != LabelOptions(words=label_words if label else None):
+        raise ConfigError("options about labels were given, and no label file", remedy="name it with --labels FILE")
+    if labels and label:
+        raise ConfigError("--label and --labels exclude each other", remedy="give one of them")
+    target = _beside(capture, out, labels)
+    how: dict[str, Any] = {"limits": limits, "truncated": truncated}
+    report = None
     with console.bars(not as_json):
-        traffic = read(capture, limits=limits, truncated=truncated, progress=current())
+        how["progress"] = current()
+        if labels and capture.is_dir():
+            traffic, report = labelled_captures(capture, labels, options=options, **how)
+        elif labels or label:
+            traffic, report = labelled_capture(capture, labels, label=label, options=options, **how)
+        else:
+            traffic = read(capture, **how)
         traffic.write(target)
-    facts = {"flows": len(traffic), "file": str(target), "digest": traffic.digest, "capture": traffic.provenance}
-    console.emit_json(facts) if as_json else console.line(capture.name, f"{len(traffic):,} flows -> {target}")
+    facts = {"flows": len(traffic), "file": str(target), "digest": traffic.digest}
+    if as_json:
+        found = {"labels": report.to_dict(), "captures": traffic.provenance["captures"]} if report else {}
+        console.emit_json(facts | (found or {"capture": traffic.provenance}))
+        return
+    console.line(capture.name, f"{len(traffic):,} flows -> {target}")
+    for text in report.lines() if report else ():
+        console.remark(text)
+
+
+def _beside(capture: Path, out: Path | None, labels: Path | None) -> Path:
+    """Where the flows of a capture, or of a folder of them, go; never over what they are made from."""
+    from robustidps.traffic.capture import CAPTURE_SUFFIXES
+
+    folder = capture.is_dir()
+    whole = Path(os.path.realpath(capture)) if folder else capture
+    target = out or whole.parent / f"{whole.name if folder else whole.stem}.parquet"
+    for what, path in (("the capture itself", capture), ("the label file", labels)):
+        if path and os.path.realpath(target) == os.path.realpath(path):
+            raise ConfigError(f"is {what}", where=f"--out {target}", remedy="name another file")
+    if folder and target.suffix.lower() in CAPTURE_SUFFIXES:
+        raise ConfigError("ends as a capture does", where=f"--out {target}", remedy="end it in .parquet")
+    return target
 
 
 @app.command(rich_help_panel="Traffic")
@@ -430,6 +491,34 @@ def data_describe(
     from robustidps import pages
 
     content = pages.describe(path)
+    console.emit_json(content.rows) if as_json else content.show()
+
+
+@data_app.command("evade")
+def data_evade(
+    capture: Annotated[Path, typer.Argument(help="a .pcap file of Ethernet frames with attacks in it")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file for the altered attacks' flows")],
+    labels: Labels = None,
+    label: Label = None,
+    label_words: LabelWords = None,
+    labels_timezone: LabelsTimezone = "UTC",
+    labels_shift: LabelsShift = 0.0,
+    labels_tolerance: LabelsTolerance = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="of what is drawn at random")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Alter a capture's attacks so that they evade, within what protocols allow (docs/evaluation.md#evasion)."""
+    from robustidps import pages
+    from robustidps.traffic.labelling import LabelOptions
+
+    if (labels is None) == (label is None):
+        raise ConfigError("nobody says what is an attack", remedy="give either --labels FILE or --label CLASS")
+    _beside(capture, out, labels)
+    options = LabelOptions(
+        label_words, timezone=labels_timezone, shift_s=labels_shift * 3600.0, tolerance_s=labels_tolerance
+    )
+    with console.bars(not as_json):
+        content = pages.evade(capture, out, labels, label, options, seed)
     console.emit_json(content.rows) if as_json else content.show()
 
 

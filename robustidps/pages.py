@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from robustidps.judging import Outcome
     from robustidps.registry.registry import ModelRegistry
     from robustidps.scoring import Scores
+    from robustidps.traffic.labelling import LabelOptions
 
 __all__ = ["Page"]
 
@@ -218,6 +219,25 @@ def simulate(out: Path, overrides: dict[str, Any], flows: bool) -> Page:
         return _facts(str(out), {"flows": len(traffic), **traffic.class_counts()})
     simulation = simulate(settings, out, progress=current())
     return _facts(str(out), simulation.facts())
+
+
+def evade(capture: Path, out: Path, labels: Path | None, label: str | None, options: LabelOptions, seed: int) -> Page:
+    """Alters a capture's attacks to evade, writes their flows to `out`, and says what there is and what it costs."""
+    from robustidps.progress import current
+    from robustidps.traffic.evasion import evade as alter
+    from robustidps.traffic.labelling import capture_truth, labelled_capture
+
+    # First as `ingest` would: labels of another capture or with another clock end here, with the reason.
+    _, report = labelled_capture(capture, labels, label=label, options=options, progress=current())
+    truth = capture_truth(capture, labels, label=label, options=options)
+    evaded = alter([(capture, truth)], tolerance_s=options.tolerance_s, seed=seed, progress=current())
+    evaded.write(out)
+    facts: dict[str, Any] = {"file": str(out), "digest": evaded.digest, "labels": report.lines()}
+    facts |= {"conversations": evaded.provenance["conversations"], "flows": len(evaded)}
+    facts |= {f"flows of {name}": count for name, count in evaded.class_counts().items() if count}
+    costs = evaded.provenance["cost"].items()
+    facts |= {f"cost of {name}, times": cost["all"] for name, cost in costs}
+    return _facts(str(out), facts)
 
 
 def _facts(title: str, facts: Mapping[str, Any]) -> Page:

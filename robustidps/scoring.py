@@ -12,14 +12,13 @@ import numpy.typing as npt
 from robustidps.errors import DatasetError, InputError
 from robustidps.progress import Progress, silent
 from robustidps.settings import exists, writable
+from robustidps.traffic.capture import CAPTURE_SUFFIXES
 
 if TYPE_CHECKING:
     from robustidps.bundle import Bundle
     from robustidps.traffic.trafficset import TrafficSet
 
 __all__ = ["CAPTURE_SUFFIXES", "Scores", "read_traffic", "score"]
-
-CAPTURE_SUFFIXES = (".pcap", ".pcapng", ".cap")
 
 
 @dataclass(frozen=True)

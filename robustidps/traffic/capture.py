@@ -47,7 +47,10 @@ from robustidps.traffic.flow64 import FLOW64, STATISTICS, derive
 from robustidps.traffic.pcap import CaptureReport, walk
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["CaptureReport", "FlowTable", "Limits", "extract", "extract_many", "ingest", "inspect"]
+__all__ = ["CAPTURE_SUFFIXES", "CaptureReport", "FlowTable", "Limits", "extract", "extract_many", "ingest", "inspect"]
+
+CAPTURE_SUFFIXES = (".pcap", ".pcapng", ".cap")
+"""Endings by which a capture is told from other files; what it is, its content says."""
 
 IDLE_SECONDS, ACTIVE_SECONDS = 120, 1800
 """When NFStream ends a flow: after silence, and at the latest. Part of what a feature means."""

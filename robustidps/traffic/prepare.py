@@ -19,7 +19,7 @@ from robustidps import __version__
 from robustidps.errors import ConfigError, DatasetError, printable
 from robustidps.progress import Progress, silent
 from robustidps.settings import config_file, known_configs, load_yaml
-from robustidps.traffic.splits import Split, official_split, shuffled_split, temporal_split
+from robustidps.traffic.splits import Split, group_split, official_split, shuffled_split, temporal_split
 from robustidps.traffic.trafficset import TrafficSet
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ __all__ = [
     "starve",
 ]
 
-SplitKind = Literal["temporal", "official", "shuffled"]
+SplitKind = Literal["temporal", "campaign", "official", "shuffled"]
 
 
 class DatasetConfig(BaseModel):
@@ -197,9 +197,11 @@ def split_dataset(
     whole = parts["all"] if "all" in parts else TrafficSet.concat(parts.values())
     if kind == "temporal":
         return temporal_split(whole, train=config.train, validation=config.validation, gap_s=config.gap_s)
+    if kind == "campaign":
+        return group_split(whole, by="campaign", train=config.train, validation=config.validation, seed=seed)
     if kind == "shuffled":
         return shuffled_split(whole, train=config.train, validation=config.validation, seed=seed)
-    raise ConfigError(f"no split {printable(kind)!r}", remedy="known: temporal, official, shuffled")
+    raise ConfigError(f"no split {printable(kind)!r}", remedy="known: temporal, campaign, official, shuffled")
 
 
 def starve(traffic: TrafficSet, rows: int, seed: int) -> TrafficSet:

@@ -26,7 +26,7 @@ from robustidps.traffic.evasion.packets import Packets, capture_bytes
 from robustidps.traffic.evasion.perturb import PERTURBATIONS, UNCHANGED, perturb
 from robustidps.traffic.evasion.roles import View
 from robustidps.traffic.flow64 import FLOW64
-from robustidps.traffic.labels import Truth, owners
+from robustidps.traffic.labels import Truth, match
 from robustidps.traffic.trafficset import TrafficSet
 
 __all__ = ["EVASION_VERSION", "evade"]
@@ -43,6 +43,7 @@ def evade(
     captures: Iterable[tuple[Path, Truth]],
     *,
     held_out: TrafficSet | None = None,
+    tolerance_s: float = 0.01,
     seed: int = 0,
     processes: int = 2,
     progress: Progress = silent,
@@ -53,9 +54,10 @@ def evade(
     class and for `all`: packets, bytes and seconds of his conversations, as multiples of what they were.
 
     Args:
-        captures: each with all that is known about its conversations.
+        captures: each with all that is known about its conversations; what may be left open, see `labels.Truth`.
         held_out: only conversations of which an unchanged flow is a row of this traffic are taken, so that what a
             split left out (rows that equal training rows, campaigns on its boundary) stays out. Default: all.
+        tolerance_s: how far outside a truth's time a conversation may begin.
         processes: captures that NFStream reads at a time.
 
     Raises:
@@ -74,7 +76,9 @@ def evade(
             progress("perturbing attacks", done[0], len(names) + 2, unit="variants", note=note)
 
     progress("perturbing attacks", 0, len(names) + 2, unit="variants")
-    before = Packets.concat([Packets.read(c, t) for c, t in _within(captures, held_out)] or [_nothing()])
+    before = Packets.concat(
+        [Packets.read(c, t, tolerance_s=tolerance_s) for c, t in _within(captures, held_out)] or [_nothing()]
+    )
     step("read")
     with tempfile.TemporaryDirectory(prefix="robustidps-evasion-") as folder:
         flows, owner = _flows(before, Path(folder) / f"{UNCHANGED}.pcap")
@@ -148,7 +152,7 @@ def _flows(packets: Packets, capture: Path) -> tuple[FlowTable, npt.NDArray[np.i
     there = first[1:] > first[:-1]
     start, end = np.full(len(packets.truth), np.inf), np.full(len(packets.truth), -np.inf)
     start[there], end[there] = t[first[:-1][there]], t[first[1:][there] - 1]
-    return flows, owners(flows, replace(packets.truth, start=start, end=end), tolerance_s=0.01)[0]
+    return flows, match(flows, replace(packets.truth, start=start, end=end), tolerance_s=0.01).owner
 
 
 def _among(flows: FlowTable, held_out: TrafficSet | None) -> npt.NDArray[np.bool_]:

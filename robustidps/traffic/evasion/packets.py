@@ -23,8 +23,9 @@ import numpy.typing as npt
 
 from robustidps.errors import CaptureError, TruncatedCaptureError
 from robustidps.progress import Progress, silent
-from robustidps.traffic.capture import FlowTable, Limits, inspect
-from robustidps.traffic.labels import Truth, owners
+from robustidps.traffic.capture import IDLE_SECONDS, Limits, inspect
+from robustidps.traffic.flow64 import FLOW64
+from robustidps.traffic.labels import ANY, Endpoints, Truth, match
 
 __all__ = ["ACK", "ETHERNET", "FIN", "ICMP", "ICMP6", "PSH", "RST", "SYN", "TCP", "UDP", "Packets", "capture_bytes"]
 
@@ -36,6 +37,7 @@ ETHERNET = 14  # bytes of its header
 LARGEST_HEAD = 134  # Ethernet, IPv4 with all options, TCP with all options
 SHORTEST_FRAME = 60
 LIMITS = Limits(bytes=1024**3)
+ATTACKS = FLOW64.classes[1:]
 _CHUNK = 1 << 16
 _RELAY_US = 500_000  # a relayed copy comes at most this much later
 
@@ -104,52 +106,94 @@ class Packets:
         return cls(np.concatenate(rows), Truth(**fields), np.concatenate([part.base for part in parts]))
 
     @classmethod
-    def read(cls, capture: Path, truth: Truth, *, benign: str = "Benign", progress: Progress = silent) -> Packets:
-        """The packets of a capture's attack conversations.
+    def read(cls, capture: Path, truth: Truth, *, tolerance_s: float = 0.01, progress: Progress = silent) -> Packets:
+        """The packets of a capture's attacks, by conversation: what the same two ends send each other under one
+        protocol, without a pause as long as the extractor's idle time-out.
 
         Args:
-            truth: all that is known; packets that a benign conversation claims too belong to none.
-            benign: the label of those that are no attack.
+            truth: all that is known. It is asked about each conversation's first packet, as about a flow's; one that
+                it holds benign, calls what is no class, or contradicts itself about is left out.
 
         Raises:
             CaptureError: not there, damaged, no pcap of Ethernet frames, too large.
         """
-        columns, heads, report = _parsed(capture, progress)
-        table = FlowTable(
-            features=np.empty((len(columns["t"]), 0), np.float32),
-            first_seen=columns["t"] / 1e6,
-            src_ip=columns["src_ip"],
-            dst_ip=columns["dst_ip"],
-            src_port=columns["sport"],
-            dst_port=columns["dport"],
-            protocol=columns["protocol"],
-            report=report,
+        columns, heads = _parsed(capture, progress)
+        order, flow, begins = _conversations(columns)
+        first = {name: column[order[begins]] for name, column in columns.items()}
+        ends = Endpoints(
+            first_seen=first["t"] / 1e6,
+            src_ip=first["src_ip"],
+            dst_ip=first["dst_ip"],
+            src_port=first["sport"],
+            dst_port=first["dport"],
+            protocol=first["protocol"],
         )
-        owner, _ = owners(table, truth, tolerance_s=0.01)
-        attack = np.asarray(truth.label, dtype=object) != benign
-        mine = np.flatnonzero((owner >= 0) & attack[owner])
-        there, flow = np.unique(owner[mine], return_inverse=True)
-        rows = np.zeros(len(mine), _row(heads.shape[1]))
-        rows["flow"] = flow
+        owner = match(ends, truth, tolerance_s=tolerance_s).owner
+        attack = (
+            (owner >= 0) & np.isin(np.asarray(truth.label, dtype=object), ATTACKS)[owner] if len(truth) else owner > 0
+        )
+        known = _known(ends, truth, owner, attack)
+        mine = attack[flow]
+        rows = np.zeros(int(mine.sum()), _row(heads.shape[1]))
+        taken = order[mine]
+        rows["flow"] = (np.cumsum(attack) - 1)[flow[mine]]
         for name in ("t", "protocol", "flags", "l4", "size", "payload", "seq", "ack"):
-            rows[name] = columns[name][mine]
-        rows["head"] = heads[mine]
-        known = _rows_of(truth, there)
-        from_source = (columns["src_ip"][mine] == known.src_ip[flow].astype(object)) & (
-            columns["sport"][mine] == known.src_port[flow]
-        )
-        rows["side"] = ~from_source
-        rows = rows[np.lexsort([rows["t"], rows["flow"]])]
+            rows[name] = columns[name][taken]
+        rows["head"] = heads[taken]
+        source = known.src_ip[rows["flow"]], known.src_port[rows["flow"]]
+        rows["side"] = (columns["src_ip"][taken] != source[0]) | (columns["sport"][taken] != source[1])
         _options(rows)
         rows["relayed"] = _relayed(rows)
         return cls(rows, known, _relative(rows, len(known)))
+
+
+def _conversations(columns: dict[str, Array]) -> tuple[Array, Array, Array]:
+    """Packets in order of conversation and time, the conversation of each, and where each begins."""
+    hosts = np.unique(np.r_[columns["src"], columns["dst"]], return_inverse=True)[1].reshape(2, -1)
+    one, other = hosts[0] * 65536 + columns["sport"], hosts[1] * 65536 + columns["dport"]
+    protocol = columns["protocol"]
+    order = np.lexsort([columns["t"], protocol, np.maximum(one, other), np.minimum(one, other)])
+    if not len(order):
+        return order, order, order
+    new = np.diff(columns["t"][order], prepend=0) >= IDLE_SECONDS * 1_000_000
+    for column in (np.minimum(one, other), np.maximum(one, other), protocol):
+        new |= np.diff(column[order], prepend=-1) != 0
+    return order, np.cumsum(new) - 1, np.flatnonzero(new)
+
+
+def _known(ends: Endpoints, truth: Truth, owner: Array, which: Array) -> Truth:
+    """The conversations marked, as truths: source and destination as the truth has them, or who sent first."""
+    of = owner[which]
+    src, dst = (np.asarray(getattr(truth, f"{end}_ip"), dtype=object)[of] for end in ("src", "dst"))
+    port = np.asarray(truth.src_port)[of]
+    first = ends.src_ip[which], ends.src_port[which]
+    last = ends.dst_ip[which], ends.dst_port[which]
+    turned = (src == last[0]) & ((port == ANY) | (port == last[1]))
+    turned &= ~((src == first[0]) & ((port == ANY) | (port == first[1])))
+    turned |= (src == "") & (dst == first[0]) & (dst != last[0])
+    text = {name: np.asarray(getattr(truth, name), dtype=object)[of] for name in ("label", "campaign", "tool")}
+    days = ends.first_seen[which].astype("int64").astype("datetime64[s]").astype("datetime64[D]").astype(str)
+    named = [
+        c or f"{t or w} {d}" for c, t, w, d in zip(text["campaign"], text["tool"], text["label"], days, strict=True)
+    ]
+    text["campaign"] = np.array(named, dtype=object)
+    return Truth(
+        src_ip=np.where(turned, last[0], first[0]),
+        dst_ip=np.where(turned, first[0], last[0]),
+        src_port=np.where(turned, last[1], first[1]),
+        dst_port=np.where(turned, first[1], last[1]),
+        protocol=ends.protocol[which],
+        start=ends.first_seen[which],
+        end=ends.first_seen[which],
+        **text,
+    )
 
 
 def _rows_of(truth: Truth, which: Array) -> Truth:
     return Truth(**{name: np.asarray(getattr(truth, name))[which] for name in Truth.__dataclass_fields__})
 
 
-def _parsed(capture: Path, progress: Progress) -> tuple[dict[str, Array], Array, Any]:
+def _parsed(capture: Path, progress: Progress) -> tuple[dict[str, Array], Array]:
     """Columns and headers of every packet that could belong to a conversation."""
     report = inspect(capture, limits=LIMITS, progress=progress)
     if report.truncated:
@@ -192,10 +236,12 @@ def _parsed(capture: Path, progress: Progress) -> tuple[dict[str, Array], Array,
         "ack",
     )
     columns = {n: np.concatenate([p[n] for p in parts]) if parts else np.empty(0, np.int64) for n in names}
-    words = _words(np.r_[columns["hi"], columns["hi2"]], np.r_[columns["lo"], columns["lo2"]])
-    columns["src_ip"], columns["dst_ip"] = words[: len(words) // 2], words[len(words) // 2 :]
+    hi, lo = (np.r_[columns.pop(name), columns.pop(f"{name}2")] for name in ("hi", "lo"))
+    words, code = _words(hi, lo)
+    columns["src"], columns["dst"] = code.reshape(2, -1)
+    columns["src_ip"], columns["dst_ip"] = words[columns["src"]], words[columns["dst"]]
     head = np.concatenate(heads) if heads else np.empty((0, LARGEST_HEAD), np.uint8)
-    return columns, head[:, : int(columns["size"].max(initial=ETHERNET))], report
+    return columns, head[:, : int(columns["size"].max(initial=ETHERNET))]
 
 
 def _records(content: bytes, order: str, tick: int, capture: Path) -> tuple[Array, Array, Array]:
@@ -261,8 +307,8 @@ def _fields(b: Array, kept: Array) -> tuple[dict[str, Array], npt.NDArray[np.boo
     return {name: column[usable] for name, column in fields.items()}, usable
 
 
-def _words(hi: Array, lo: Array) -> Array:
-    """Addresses as NFStream writes them."""
+def _words(hi: Array, lo: Array) -> tuple[Array, Array]:
+    """The different addresses as NFStream writes them, and which of them each is."""
     different_lo, code = np.unique(lo, return_inverse=True)
     different_hi, upper = np.unique(hi, return_inverse=True)
     pairs, which = np.unique(upper * max(len(different_lo), 1) + code, return_inverse=True)
@@ -272,7 +318,7 @@ def _words(hi: Array, lo: Array) -> Array:
         low = int(different_lo[pair % len(different_lo)]) & 0xFFFFFFFFFFFFFFFF
         mapped = top == 0 and low >> 32 == 0xFFFF
         words[i] = str(ipaddress.IPv4Address(low & 0xFFFFFFFF) if mapped else ipaddress.IPv6Address(top << 64 | low))
-    return words[which]
+    return words, which
 
 
 def _options(rows: Array) -> None:
