@@ -46,6 +46,7 @@ COMMANDS = [
     "ui",
     "data list",
     "data describe",
+    "data evade",
     "data simulate",
     "registry repair",
 ]

@@ -42,7 +42,13 @@ def test_every_family_configuration_belongs_to_a_family_and_loads(file: Path) ->
 
 
 def test_every_configuration_folder_is_known_to_a_test() -> None:
-    assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} == {"datasets", "training", "promotion", "families", "labels"}
+    assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} == {
+        "datasets",
+        "training",
+        "promotion",
+        "families",
+        "labels",
+    }
 
 
 def test_every_built_in_family_is_found_and_usable() -> None:

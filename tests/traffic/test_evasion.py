@@ -328,3 +328,56 @@ def test_ipv6_options_selective_acknowledgements_and_big_endian_nanoseconds_are_
             assert segment <= 600, "the announced maximum"
             total += segment * (packet[Segment].sport == 1000)
         assert total >= 600 if name != UNCHANGED else total == 600
+
+
+def evade_command(*words: object):
+    """`robustidps data evade ...` in this process."""
+    from typer.testing import CliRunner
+
+    from robustidps import cli
+
+    return CliRunner().invoke(cli.app, ["data", "evade", *map(str, words), "--json"])
+
+
+def test_the_command_takes_a_label_file_or_a_class_and_writes_evaded_flows(simulation: Simulation, tmp_path: Path):
+    truth = simulation.truth(0)
+    scans = np.flatnonzero(truth.label == "Recon-PortScan")
+    labels, out = tmp_path / "labels.csv", tmp_path / "evaded.parquet"
+    lines = ["src_ip,src_port,dst_ip,dst_port,protocol,start,end,label"]
+    columns = (truth.src_ip, truth.src_port, truth.dst_ip, truth.dst_port, truth.protocol, truth.start, truth.end)
+    lines += [",".join(str(c[i]) for c in columns) + ",port scan" for i in scans]
+    labels.write_text("\n".join(lines) + "\n")
+    done = evade_command(simulation.captures[0], "--labels", labels, "--out", out)
+    assert done.exit_code == 0, done.output
+    rows = TrafficSet.read(out)
+    assert {rows.schema.classes[c] for c in set(rows.labels)} == {"Recon-PortScan"}
+    assert (rows.source == UNCHANGED).sum() >= 0.9 * len(scans) and set(rows.source) == set(NAMES)
+
+    attack = truth.label == "Recon-PortScan"
+    alone = tmp_path / "alone.pcap"
+    alone.write_bytes(b"".join(capture_bytes(Packets.read(simulation.captures[0], select(truth, attack)))))
+    done = evade_command(alone, "--label", "Recon-PortScan", "--out", out)
+    assert done.exit_code == 0, done.output
+    again = TrafficSet.read(out)
+    assert set(again.campaign) == {"alone.pcap"} and len(again) == len(rows)
+
+
+def select(truth: Truth, which: np.ndarray) -> Truth:
+    return Truth(**{name: getattr(truth, name)[which] for name in Truth.__dataclass_fields__})
+
+
+def test_the_command_refuses_what_it_cannot_use_and_writes_nothing(simulation: Simulation, tmp_path: Path):
+    from robustidps.errors import ConfigError
+
+    capture, out = simulation.captures[0], tmp_path / "x.parquet"
+    for words, error, text in (
+        ((), ConfigError, "nobody says"),
+        (("--label", "Benign"), DatasetError, "no attack"),
+        (("--label", "Nonsense"), ConfigError, "is no class"),
+        (("--labels", tmp_path / "none.csv"), DatasetError, "no such file"),
+    ):
+        done = evade_command(capture, *words, "--out", out)
+        assert isinstance(done.exception, error) and text in str(done.exception), done.exception
+    done = evade_command(capture, "--label", "Recon-PortScan", "--out", capture)
+    assert isinstance(done.exception, ConfigError) and capture.stat().st_size > 1000
+    assert not list(tmp_path.glob("x.parquet*"))

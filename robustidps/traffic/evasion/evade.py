@@ -190,7 +190,7 @@ def _cost(before: Packets, after: Packets) -> dict[str, dict[str, float]]:
         mine = np.ones(len(label), bool) if name == "all" else label == name
         sums = [[float(column[mine].sum()) for column in side] for side in sides]
         words = ("packets", "bytes", "seconds")
-        cost[name] = {w: round(b / a, 4) if a else 1.0 for w, a, b in zip(words, *sums, strict=True)}
+        cost[name] = {w: round(b / a, 4) for w, a, b in zip(words, *sums, strict=True) if a}  # a probe lasts no time
     return cost
 
 

@@ -68,7 +68,7 @@ def _padding(packets: Packets, view: View, rng: np.random.Generator, strength: i
     amount = np.minimum(rng.integers(1, PAD + 1, view.n), free) if strength == 0 else np.rint(free * full).astype(int)
     flags, flow = rows["flags"], view.flow
 
-    stream = view.tcp & view.open[flow]
+    stream = view.tcp & view.stream[flow]
     data = stream & view.controlled & (rows["payload"] > 0) & (flags & SYN == 0)
     grown = _grow(view, rows, data, amount)
     too_large = stream & (grown["payload"] > np.maximum(rows["payload"], view.room))
@@ -78,7 +78,7 @@ def _padding(packets: Packets, view: View, rng: np.random.Generator, strength: i
     rows = grown
 
     # Packets of no connection: each has a size of its own, but a probe that is sent again equals the first.
-    crafted = view.tcp & ~view.open[flow] & view.controlled & (flags & (RST | FIN) == 0)
+    crafted = view.tcp & ~view.stream[flow] & view.controlled & (flags & (RST | FIN) == 0)
     at = np.flatnonzero(crafted)
     _, one, of = np.unique(
         np.stack([flow[at], view.side[at], rows["seq"][at], rows["payload"][at]]), axis=1, return_index=True,
@@ -122,7 +122,7 @@ def _grow(view: View, rows: Array, which: Array, amount: Array) -> Array:
 
     own, peer = key, key + np.where(rows["side"] == 0, span, -span)
     begin = rows["seq"] + (rows["flags"] & SYN > 0)
-    stream = view.tcp & view.open[view.flow]
+    stream = view.tcp & view.stream[view.flow]
     begins, grows = shift(own, begin), shift(own, begin + rows["payload"])
     out["payload"] = np.where(stream & (rows["payload"] > 0), rows["payload"] + grows - begins, rows["payload"])
     out["seq"] = np.where(stream, rows["seq"] + shift(own, rows["seq"]), rows["seq"])

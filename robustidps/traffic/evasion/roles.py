@@ -45,7 +45,7 @@ class View:
 
     Per packet [N]: controlled (the attacker makes it), room (bytes of payload it may have at most), next (the packet
     after it in its conversation, or -1), first (it is its conversation's first), request and reply (of an echo).
-    Per conversation [F]: open (a TCP connection that was established), relay, rtt (microseconds between the sensor and
+    Per conversation [F]: open (a TCP connection that was established), stream (open, or one direction of it), relay, rtt (microseconds between the sensor and
     either side, there and back, [F, 2]), template (a packet of either side to make others from, -1: none, [F, 2]).
     """
 
@@ -79,12 +79,22 @@ class View:
         accepted = np.zeros(self.flows, bool)
         accepted[flow[self.tcp & (side == 1) & (flags & (SYN | ACK) == SYN | ACK)]] = True
         self.open = said[:, 0] & (said[:, 1] | accepted)
+        self.stream = self.open | self._seen_from_one_side()
         self.room = self._room(packets)
         self.rtt = self._round_trips()
         self.template = np.full((self.flows, 2), -1)
         for which in (self.tcp & (flags & (RST | SYN) != RST) & (flags & ACK > 0), self.plain):
             at = np.flatnonzero(which)[::-1]  # backwards: the first one stands at last
             self.template[flow[at], side[at]] = at
+
+    def _seen_from_one_side(self) -> Array:
+        """Connections of which the capture has one direction alone, and no byte twice (as a flood's packets may)."""
+        rows, both = self.rows, np.zeros((self.flows, 2), bool)
+        both[self.flow, self.side] = True
+        end = self.reached(rows["seq"] + rows["payload"], self.tcp)
+        again = self.tcp & ~self.first & (rows["payload"] > 0) & (rows["seq"] < np.r_[0, end[:-1]])
+        data = self.per_conversation(self.plain & (rows["payload"] > 0)) > 0
+        return (both.sum(axis=1) == 1) & data & (self.per_conversation(again) == 0)
 
     def _room(self, packets: Packets) -> Array:
         rows, truth = self.rows, packets.truth
