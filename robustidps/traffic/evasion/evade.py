@@ -159,7 +159,10 @@ def _among(flows: FlowTable, held_out: TrafficSet | None) -> npt.NDArray[np.bool
     """Whether each flow is a row of `held_out`: the same time and the same features."""
     if held_out is None:
         return np.ones(len(flows), bool)
-    key = lambda time, features: np.float64(time).tobytes() + features.tobytes()  # noqa: E731
+
+    def key(time: Any, features: Array) -> bytes:
+        return np.float64(time).tobytes() + features.tobytes()
+
     known = {key(held_out.time[i], held_out.features[i]) for i in np.flatnonzero(held_out.labels > 0).tolist()}
     rows = range(len(flows))
     return np.fromiter((key(flows.first_seen[i], flows.features[i]) in known for i in rows), bool, len(flows))

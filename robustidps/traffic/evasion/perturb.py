@@ -160,7 +160,10 @@ def _delay(packets: Packets, view: View, rng: np.random.Generator, strength: int
 
 
 def _bare(rows: Array, template: Array, t: Array, **columns: Any) -> Array:
-    """Acknowledgements without data, made from other packets: options stay, unless they were a SYN's."""
+    """Acknowledgements without data, made from other packets: options stay, unless they were a SYN's.
+
+    columns: what differs from the packet made from, of the packets' columns.
+    """
     out = rows[template].copy()
     syn = out["flags"] & SYN > 0
     out["size"] = np.where(syn, out["l4"] + 20, out["size"])
@@ -236,8 +239,13 @@ def _exchanges(packets: Packets, view: View, rng: np.random.Generator, strength:
     control = view.control[flow]
     # Where both ends are his, either may speak; else the source does.
     who = np.where(control == BOTH, rng.integers(0, 2, n), 0)
-    pick = lambda pair: np.where(who == 0, pair[0], pair[1])  # noqa: E731
-    other = lambda pair: np.where(who == 0, pair[1], pair[0])  # noqa: E731
+
+    def pick(pair: list[Array]) -> Array:
+        return np.where(who == 0, pair[0], pair[1])
+
+    def other(pair: list[Array]) -> Array:
+        return np.where(who == 0, pair[1], pair[0])
+
     quiet = (pick(acked) >= pick(sent)) & (pick(begin) >= pick(sent)) & (other(acked) >= other(sent))
     fits = view.tcp & view.open[flow] & (control <= BOTH) & ~over & up[0] & quiet & (view.template[flow, 1 - who] >= 0)
     fits &= (view.template[flow, who] >= 0) & (pick(sent) > 0) & (other(sent) > 0)
