@@ -11,17 +11,10 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from benchmarks._beside import Asked, fitted_tree, judged
 from benchmarks._pages import circumstances, table, write_section
-from robustidps.decisions import fit_thresholds
-from robustidps.evaluation.evaluate import evaluate
 from robustidps.evaluation.evasion import UNCHANGED
 from robustidps.evaluation.report import Evaluation
 from robustidps.families import discover, family_settings
@@ -32,8 +25,6 @@ from robustidps.training import fit
 
 MINUTES = 8
 DATASET = "simulated"
-Asked = tuple[Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]], dict[str, float]]
-"""A model's probabilities and thresholds."""
 
 
 def main() -> int:
@@ -65,9 +56,10 @@ def evaded(part: TrafficSet, folder: Path) -> TrafficSet:
 def results(split: Split, folder: Path) -> str:
     altered = evaded(split.test, folder)
     harder = augmented(split, evaded(split.train, folder))
-    models = {name: judged(name, asked, split.test, altered) for name, asked in trained(split, 0).items()}
+    models = {name: judged(name, asked, split.test, DATASET, altered) for name, asked in trained(split, 0).items()}
     models |= {
-        f"{name}, augmented": judged(name, asked, split.test, altered) for name, asked in trained(harder, 0).items()
+        f"{name}, augmented": judged(name, asked, split.test, DATASET, altered)
+        for name, asked in trained(harder, 0).items()
     }
     return report(models)
 
@@ -77,7 +69,7 @@ def selection(split: Split, folder: Path, seeds: int) -> str:
     rows = []
     for seed in range(seeds):
         for name, asked in trained(split, seed, trees=seed == 0).items():  # boosted trees are the same for any seed
-            e = judged(name, asked, split.validation, altered)
+            e = judged(name, asked, split.validation, DATASET, altered)
             worst, alerts = e.headline["recall_under_evasion"], e.headline["alert_recall_under_evasion"]
             rows.append(
                 [
@@ -106,33 +98,8 @@ def trained(split: Split, seed: int, trees: bool = True) -> dict[str, Asked]:
             fitted = fit(info.family, family_settings(info.family, {"seed": seed}), split.train, split.validation)
             models[name] = (fitted.probabilities, fitted.thresholds)
     if trees:
-        models["LightGBM"] = boosted_tree(split, seed)
+        models["LightGBM"] = fitted_tree(split)
     return models
-
-
-def boosted_tree(split: Split, seed: int) -> Asked:
-    """LightGBM's defaults with balanced class weights, on raw features."""
-    import lightgbm
-
-    model = lightgbm.LGBMClassifier(class_weight="balanced", n_jobs=1, verbose=-1, random_state=seed)
-    model.fit(split.train.features, split.train.labels)
-    classes = split.train.schema.output_dim
-
-    def probabilities(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        out = np.zeros((len(x), classes), np.float32)
-        out[:, model.classes_] = model.predict_proba(x)
-        return out
-
-    part = split.validation
-    return probabilities, fit_thresholds(probabilities(part.features), part.labels, part.schema)
-
-
-def judged(name: str, asked: Asked, part: TrafficSet, altered: TrafficSet) -> Evaluation:
-    """The evaluation that bundles get, of a model that isn't one."""
-    probabilities, thresholds = asked
-    meta = SimpleNamespace(name=name, version="0.0.0", thresholds=thresholds, training=None)
-    model: Any = SimpleNamespace(probabilities=probabilities, metadata=meta, schema=part.schema, digest="")
-    return evaluate(model, part, dataset=DATASET, evaded=altered, timing=False)[0]
 
 
 def report(models: dict[str, Evaluation]) -> str:

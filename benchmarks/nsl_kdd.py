@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks._beside import spread
 from benchmarks._pages import ROOT, circumstances, table, write_section
 from robustidps.calibration import expected_calibration_error
 from robustidps.decisions import decide, fit_thresholds
@@ -202,12 +203,6 @@ def interval_text(scored: Scored, test: TrafficSet, seen: npt.NDArray[np.bool_])
     values = figures_of(scored, test, seen)
     bounds = {name: np.percentile(draw, (2.5, 97.5)) for name, draw in resampled.items()}
     return {name: f"{values[name]:.3f} [{low:.3f}, {high:.3f}]" for name, (low, high) in bounds.items()}
-
-
-def spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def duplicates(split: Any) -> str:

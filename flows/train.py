@@ -30,7 +30,7 @@ def train(
     version: str | None = None,
     breaking: bool = False,
     seeds: Annotated[int, Field(ge=1, le=20)] = 1,
-    split: Literal["temporal", "campaign", "official", "shuffled"] | None = None,
+    split: Literal["temporal", "official", "captures", "shuffled"] | None = None,
     limit_rows: Annotated[int, Field(ge=1)] | None = None,
     promote_to: Literal["Staging", "Production"] | None = None,
     rules: str | None = None,

@@ -29,14 +29,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(no_args_is_help=True, help="Data sets and captures: list, describe, simulate.")
+data_app = typer.Typer(no_args_is_help=True, help="Data sets and captures: list, fetch, describe, simulate.")
 registry_app = typer.Typer(no_args_is_help=True, help="The registry's upkeep.")
 app.add_typer(data_app, name="data", rich_help_panel="Traffic")
 app.add_typer(registry_app, name="registry", rich_help_panel="Installation")
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 Reason = Annotated[str, typer.Option("--reason", help="kept in the ledger")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="folder with a public data set's files")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="a public data set's folder, archive or file")]
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="schema file of a table of yours (docs/data.md)")]
 RuleSetName = Annotated[str | None, typer.Option("--rules", help="rule set in configs/promotion")]
 Labels = Annotated[
@@ -174,7 +174,7 @@ def train(
         int, typer.Option(min=1, max=20, help="train this many; the best on validation is registered")
     ] = 1,
     split: Annotated[
-        Literal["temporal", "campaign", "official", "shuffled"] | None,
+        Literal["temporal", "official", "captures", "shuffled"] | None,
         typer.Option(help="how traffic is held out; default: the data set's way"),
     ] = None,
     limit_rows: Annotated[int | None, typer.Option(min=1, help="train on a random sample of this many rows")] = None,
@@ -387,6 +387,7 @@ def ingest(
 ) -> None:
     """Turn a packet capture, or a folder of labelled ones, into flows (Parquet, schema flow64)."""
     from robustidps.progress import current
+    from robustidps.settings import exists
     from robustidps.traffic.capture import Limits
     from robustidps.traffic.capture import ingest as read
     from robustidps.traffic.labelling import LabelOptions, labelled_capture, labelled_captures
@@ -401,18 +402,18 @@ def ingest(
     options = LabelOptions(
         label_words, unmatched, max_unmatched, labels_timezone, labels_shift * 3600.0, labels_tolerance
     )
-    if labels is None and options != LabelOptions(words=label_words if label else None):
+    if labels is None and options != LabelOptions(words=label_words if label is not None else None):
         raise ConfigError("options about labels were given, and no label file", remedy="name it with --labels FILE")
-    if labels and label:
+    if labels and label is not None:
         raise ConfigError("--label and --labels exclude each other", remedy="give one of them")
     target = _beside(capture, out, labels)
     how: dict[str, Any] = {"limits": limits, "truncated": truncated}
     report = None
     with console.bars(not as_json):
         how["progress"] = current()
-        if labels and capture.is_dir():
+        if labels and exists(capture) and capture.is_dir():
             traffic, report = labelled_captures(capture, labels, options=options, **how)
-        elif labels or label:
+        elif labels or label is not None:
             traffic, report = labelled_capture(capture, labels, label=label, options=options, **how)
         else:
             traffic = read(capture, **how)
@@ -429,9 +430,10 @@ def ingest(
 
 def _beside(capture: Path, out: Path | None, labels: Path | None) -> Path:
     """Where the flows of a capture, or of a folder of them, go; never over what they are made from."""
+    from robustidps.settings import exists
     from robustidps.traffic.capture import CAPTURE_SUFFIXES
 
-    folder = capture.is_dir()
+    folder = exists(capture) and capture.is_dir()
     whole = Path(os.path.realpath(capture)) if folder else capture
     target = out or whole.parent / f"{whole.name if folder else whole.stem}.parquet"
     for what, path in (("the capture itself", capture), ("the label file", labels)):
@@ -482,15 +484,45 @@ def data_list(as_json: Json = False) -> None:
     console.emit_json(content.rows) if as_json else content.show()
 
 
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str | None, typer.Argument(help="a public data set; default: list them")] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="folder; default: datasets/NAME in the home folder")] = None,
+    as_json: Json = False,
+) -> None:
+    """Download a public data set from its authors, or say what to do where a form stands in between (exit code 6).
+
+    An interrupted download goes on where it ended. Without a name: which sets can be downloaded, which need a form.
+    """
+    from robustidps import pages
+    from robustidps.progress import current
+    from robustidps.traffic.fetch import fetch
+
+    if name is None:
+        if to is not None:
+            raise ConfigError("needs the name of a data set", where="--to", remedy="robustidps data fetch lists them")
+        content = pages.fetchable()
+        console.emit_json(content.rows) if as_json else content.show()
+        return
+    with console.bars(not as_json):
+        fetched = fetch(name, to, progress=current())
+    following = pages.next_commands(fetched)
+    if as_json:
+        console.emit_json(fetched.to_dict() | {"next": following})
+    else:
+        pages.show_fetched(fetched, following)
+
+
 @data_app.command("describe")
 def data_describe(
-    path: Annotated[Path, typer.Argument(help="a capture, a Parquet file, or a data set's file or folder")],
+    path: Annotated[Path, typer.Argument(help="a capture, a Parquet file, or a data set's file, archive or folder")],
     as_json: Json = False,
 ) -> None:
     """What a file or folder is: capture, traffic set, or a release of a public data set."""
     from robustidps import pages
 
-    content = pages.describe(path)
+    with console.bars(not as_json):
+        content = pages.describe(path)
     console.emit_json(content.rows) if as_json else content.show()
 
 

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from robustidps.judging import Outcome
     from robustidps.registry.registry import ModelRegistry
     from robustidps.scoring import Scores
+    from robustidps.traffic.fetch import Fetched
     from robustidps.traffic.labelling import LabelOptions
 
 __all__ = ["Page"]
+
+MOST_FILES = 12
+"""Files of a data set that are named one by one."""
 
 HEADLINE = (
     "accuracy",
@@ -169,38 +173,90 @@ def datasets() -> Page:
     return Page("data sets", rows)
 
 
+def fetchable() -> Page:
+    """The public data sets, and how each is had."""
+    from robustidps.traffic.fetch import ways
+
+    return Page("public data sets", ways())
+
+
+def next_commands(fetched: Fetched) -> list[str]:
+    """What to do with a data set that was fetched: train on it, where a configuration says how it is split."""
+    import shlex
+
+    from robustidps.traffic.prepare import dataset_config
+
+    folder = shlex.quote(str(fetched.folder))
+    names = [name for name in known_configs("training") if dataset_config(name).loader == fetched.name]
+    train = [f"robustidps train --dataset {name} --data-dir {folder}" for name in names]
+    return train or [f"robustidps data describe {folder}"]
+
+
+def show_fetched(fetched: Fetched, following: list[str]) -> None:
+    for file in fetched.files:
+        console.line(file.file.name, f"{file.bytes:,} bytes, {'fetched' if file.fresh else 'there already'}", "green")
+        console.line("", str(file.file))
+        console.line("sha256", file.sha256)
+        console.line("", file.checked)
+    if fetched.by_hand:
+        console.line("by hand", fetched.by_hand)
+    for command in following:
+        console.line("next", command)
+
+
 def describe(path: Path) -> Page:
-    """What a file or folder is.
+    """What a file, an archive or a file in it, or a folder is.
 
     Raises:
         DatasetError, CaptureError: it is none of the kinds we know, or damaged.
     """
     from robustidps.scoring import CAPTURE_SUFFIXES
     from robustidps.traffic.capture import inspect
-    from robustidps.traffic.loaders import known, recognise
+    from robustidps.traffic.loaders.archive import located
+    from robustidps.traffic.loaders.table import Table
     from robustidps.traffic.trafficset import TrafficSet
 
-    if not exists(path):
+    if not exists(path) and located(path)[1] is None:
         raise DatasetError("no such file or folder", where=path)
     if path.suffix in CAPTURE_SUFFIXES:
         facts: Mapping[str, Any] = inspect(path).to_dict()
-    elif path.suffix == ".parquet":
+    elif Table().identify(path):
         traffic = TrafficSet.read(path)
         facts = {"kind": "traffic set", "schema": traffic.schema.name, "rows": len(traffic), "digest": traffic.digest}
         facts = facts | {f"rows of {k}": v for k, v in traffic.class_counts().items() if v}
     else:
-        found = recognise(path)
-        if found is None:
-            raise DatasetError(
-                "is no release of a data set that we know",
-                where=path,
-                remedy=f"known: {', '.join(known())} (docs/data.md)",
-            )
-        parts = {f"part {name}": file.name for name, file in found.parts.items()}
-        facts = {"data set": found.loader, "release": found.release, **parts, "notes": list(found.notes)}
-        shown = ("title", "source", "licence", "citation", "classes", "features", "dropped_columns")
-        facts |= {k: v for k, v in known()[found.loader].describe().items() if k in shown}
+        facts = _release(path)
     return _facts(path.name, facts)
+
+
+def _release(path: Path) -> dict[str, Any]:
+    """What is known about a public data set's release at `path`: of the files there, then of the set."""
+    from robustidps.progress import current
+    from robustidps.traffic.loaders import identify, known
+
+    found = identify(path, progress=current())
+    set_ = known()[found.loader].describe()
+    files = {name: f"{found.parts[name].name}, {rows:,} row{'s' * (rows != 1)}" for name, rows in found.rows.items()}
+    shown = dict(list(files.items())[:MOST_FILES])
+    if len(files) > len(shown):
+        shown["..."] = f"{len(files) - len(shown)} more files"
+    dropped_rows = ""
+    if found.unusable:
+        dropped_rows = f"those without a finite number in a feature; above {100 * found.unusable:g} % a file is refused"
+    return {
+        "data set": set_["title"],
+        "loader": found.loader,
+        "release": found.release,
+        "rows": sum(found.rows.values()),
+        **{f"part {name}": text for name, text in shown.items()},
+        "classes": list(found.classes),
+        **{f"drops {column}": reason for column, reason in found.dropped.items()},
+        "drops rows": dropped_rows,
+        "left aside": found.unused,
+        "notes": list(found.notes),
+        **{f"defect {number}": text for number, text in enumerate(set_["defects"], start=1)},
+        **{key: set_[key] for key in ("source", "licence", "citation", "card")},
+    }
 
 
 def simulate(out: Path, overrides: dict[str, Any], flows: bool) -> Page:

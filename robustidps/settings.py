@@ -8,6 +8,7 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
     keys/                     the installation's signing key       cache/       verified bundles, kept for rollback
     traffic/                  parts of data sets, as flows        logs/, locks/ what servers say; one at a time
     prefect/                  Prefect's database and results       reports/     pages and pictures
+    datasets/                 public data sets, as fetched
     configs/                  your own rule sets, family settings and data sets; they come before those that we ship
 """
 

@@ -288,7 +288,7 @@ def _demand_trainable(train: TrafficSet, validation: TrafficSet) -> None:
         raise DatasetError(
             f"all rows are {names[0]!r}: there is nothing to tell apart",
             where="training traffic",
-            remedy="add traffic of another class",
+            remedy="add traffic of another class, or split it another way (--split captures)",
         )
     if not (train.labels == 0).any():
         raise DatasetError(

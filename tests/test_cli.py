@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,7 @@ COMMANDS = [
     "data list",
     "data describe",
     "data evade",
+    "data fetch",
     "data simulate",
     "registry repair",
 ]
@@ -59,7 +61,7 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_lists_are_json_where_a_script_reads_them(run) -> None:
-    for words in (("models",), ("models", "--families"), ("data", "list"), ("history",)):
+    for words in (("models",), ("models", "--families"), ("data", "list"), ("data", "fetch"), ("history",)):
         code, out, _ = run(*words, "--json")
         assert code == 0 and isinstance(json.loads(out), list)
 
@@ -80,6 +82,10 @@ def test_lists_are_json_where_a_script_reads_them(run) -> None:
         (("train", "neural_ode", "--name", "../x"), 3, "not a model name"),
         (("train", "neural_ode", "--rules", "nope"), 3, "nope.yaml: no such file"),
         (("data", "describe", "a" * 5000), 3, "no such file"),
+        (("data", "fetch", "nsl-kdd"), 6, "(1) see whether its authors offer it again"),
+        (("data", "fetch", "nope"), 3, "no public data set"),
+        (("data", "fetch", "--to", "somewhere"), 3, "needs the name"),
+        (("data", "fetch", "cic_ids2017", "--to", "/dev/null"), 6, "a file is in the way"),
         (("models", "../../etc"), 3, "is not a model name"),
         (("models", "nothing"), 3, "no such model"),
         (("promote", "nothing", "1.0.0"), 3, "no such model"),
@@ -90,6 +96,17 @@ def test_lists_are_json_where_a_script_reads_them(run) -> None:
         (("ingest", "nothing.pcap"), 3, "nothing.pcap"),
         (("ingest", "nothing.pcap", "--out", "./nothing.pcap"), 3, "is the capture itself"),
         (("ingest", "/"), 3, "is not a file"),
+        (("ingest", "a" * 5000, "--label", "Benign"), 3, "can't be opened"),
+        (("ingest", "x.pcap", "--labels", "nothing.csv"), 3, "nothing.csv: no such file"),
+        (("ingest", "x.pcap", "--labels", "x.csv", "--out", "./x.csv"), 3, "is the label file"),
+        (("ingest", "x.pcap", "--labels", "x.csv", "--label", "Benign"), 3, "exclude each other"),
+        (("ingest", "x.pcap", "--label", "Teleport"), 3, "'Teleport' is no class"),
+        (("ingest", "x.pcap", "--label", ""), 3, "is no class"),
+        (("ingest", "x.pcap", "--unmatched", "benign"), 3, "no label file"),
+        (("ingest", "x.pcap", "--labels", "x.csv", "--max-unmatched", "nan"), 3, "--max-unmatched"),
+        (("ingest", "x.pcap", "--labels", "x.csv", "--labels-timezone", "Mars"), 3, "is no time zone"),
+        (("ingest", "x.pcap", "--labels", "x.csv", "--label-words", "none.yaml"), 3, "none.yaml: no such file"),
+        (("ingest", "/", "--labels", "x.csv", "--out", "x.pcap"), 3, "ends as a capture does"),
         (("ingest", "nothing.pcap", "--max-seconds", "nan"), 3, "limit on seconds"),
         (("ingest", "x.pcap", "--truncated", "maybe"), 2, "maybe"),
         (("frobnicate",), 2, "frobnicate"),
@@ -174,3 +191,23 @@ def test_json_output_is_json_also_where_a_figure_is_no_number(capsys: pytest.Cap
 
 def test_printable_replaces_what_moves_the_cursor_and_keeps_the_rest() -> None:
     assert printable("Zürich\n\x1b]0;x\x07\u2066") == "Zürich??]0;x??"
+
+
+def test_describe_says_what_a_data_set_is_and_what_would_be_dropped(run, tmp_path: Path) -> None:
+    from robustidps.testing.published import CORRECTED, ORIGINAL, row, write
+
+    path = write(tmp_path / "friday.csv", CORRECTED, [row(CORRECTED, label="BENIGN")])
+    with zipfile.ZipFile(tmp_path.parent / f"{tmp_path.name}.zip", "w") as archive:
+        archive.write(path, "x/friday.csv")
+    for where in (path, tmp_path, Path(str(archive.filename)) / "x" / "friday.csv"):
+        code, out, _ = run("data", "describe", where, "--json")
+        facts = {line[""]: line["value"] for line in json.loads(out)}
+        assert code == 0 and facts["release"].startswith("a sample of CIC-IDS2017, corrected release")
+        assert facts["rows"] == 1 and facts["part friday.csv"] == "friday.csv, 1 row"
+        assert facts["drops Src IP"] and "1 %" in facts["drops rows"]
+        assert "Infiltration" in facts["classes"] and facts["defect 1"]
+    code, out, _ = run("data", "describe", path)
+    assert code == 0 and "corrected release" in out and "defect 1" in out
+    write(tmp_path / "Monday-WorkingHours.pcap_ISCX.csv", ORIGINAL, [row(ORIGINAL, label="BENIGN")])
+    code, _, err = run("data", "describe", tmp_path)
+    assert code == 3 and "mixes releases" in err and "friday.csv" in err and "Monday-WorkingHours" in err

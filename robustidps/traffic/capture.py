@@ -191,7 +191,11 @@ def _opened(path: Path, limits: Limits) -> BinaryIO:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise CaptureError("is not a file", where=path, remedy="give one capture file")
+        raise CaptureError(
+            "is not a file",
+            where=path,
+            remedy="give one capture file; a folder of them needs labels (robustidps ingest --labels)",
+        )
     if status.st_size > limits.bytes:
         os.close(descriptor)
         raise CaptureError(

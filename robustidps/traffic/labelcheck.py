@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from robustidps.errors import DatasetError, printable
 from robustidps.traffic.labelfile import FlowLabels
-from robustidps.traffic.labelreport import LabelOptions
+from robustidps.traffic.labelreport import LabelOptions, some
 from robustidps.traffic.labels import Endpoints, Ends, Match, Truth, match, passes
 
 __all__ = ["Shift", "best_shift", "check_flow_labels"]
@@ -91,8 +91,8 @@ def _check_endpoints(flows: Ends, labels: FlowLabels, truth: Truth) -> None:
     seen = set(flows.src_ip.tolist()) | set(flows.dst_ip.tolist())
     if named and not named & seen:
         raise DatasetError(
-            f"is for another capture: none of its {len(named)} addresses ({', '.join(sorted(named)[:3])}, ...) "
-            f"is among the {len(seen)} of the flows ({', '.join(sorted(seen)[:3])}, ...)",
+            f"is for another capture: none of its {len(named)} addresses ({some(sorted(named))}) "
+            f"is among the {len(seen)} of the flows ({some(sorted(seen))})",
             where=labels.path,
             remedy="give the label file of this capture; behind NAT, write the addresses that the capture shows",
         )
@@ -108,9 +108,10 @@ def _check_clock(flows: Ends, labels: FlowLabels, truth: Truth, options: LabelOp
         minutes = round((now.total_seconds() - best.seconds) / 60)
         if abs(minutes) <= 14 * 60:
             remedy = f"--labels-timezone={'-' if minutes < 0 else '+'}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
+    tried = f" in a sample of {_SAMPLE}" if len(truth) > _SAMPLE else ""
     raise DatasetError(
         f"has another clock than the capture: shifted by {best}, its labels hold {best.flows} flows "
-        f"({best.rows} of {best.rows_in_time} labels meet one), and next to none as they are",
+        f"({best.rows} of {best.rows_in_time} labels meet one{tried}), and few or none as they are",
         where=labels.path,
         remedy=f"if that is so, say {remedy}",
     )
@@ -159,8 +160,7 @@ def _claims(flows: Ends, flow: int, truth: Truth, options: LabelOptions) -> npt.
 
 def _rows(indices: npt.NDArray[np.int64]) -> str:
     """Row numbers of a label file, the first of them."""
-    shown = ", ".join(str(i + 1) for i in indices[:5].tolist())
-    return f"{shown}, ..." if len(indices) > 5 else shown
+    return some((i + 1 for i in indices.tolist()), 5)
 
 
 def _period(first: float, last: float) -> tuple[str, str]:

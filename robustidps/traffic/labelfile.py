@@ -13,6 +13,7 @@ a label stands for is `labelwords.py`'s business, which flows a row holds `label
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, tzinfo
@@ -52,7 +53,7 @@ _NEEDED = ("src_ip", "dst_ip", "start", "label")
 _PORTLESS = (1, 2, 58)  # ICMP, IGMP, ICMPv6: port 0 for NFStream, type and code for Zeek; so any port here
 _LARGEST = 2 * 1024**3
 _LONGEST_LINE = 1 << 20
-_MOST_ROWS = 10_000_000
+_MOST_ROWS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ def _truth(
     parse: dict[str, Callable[[str], Any]] = {
         "src_ip": cache(address), "dst_ip": cache(address), "src_port": cache(port), "dst_port": cache(port),
         "protocol": cache(protocol), "start": clocks["start"], "end": clocks["end"], "duration": seconds,
-        "label": str, "campaign": str, "tool": str,
+        "label": sys.intern, "campaign": sys.intern, "tool": sys.intern,
     }  # fmt: skip
     found: dict[str, list[Any]] = {field: [] for field in parse}
     used = [(field, columns[field], parse[field], found[field]) for field in parse if field in columns]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from robustidps.traffic.flow64 import FLOW64
 from robustidps.traffic.labelcells import time_zone
 from robustidps.traffic.labelcheck import check_flow_labels
 from robustidps.traffic.labelfile import CaptureLabels, FlowLabels, read_labels
-from robustidps.traffic.labelreport import SHOWN, LabelOptions, LabelReport
+from robustidps.traffic.labelreport import SHOWN, LabelOptions, LabelReport, some
 from robustidps.traffic.labels import ANY, Endpoints, Truth, match
 from robustidps.traffic.labelwords import LabelWords, fold, label_words
 from robustidps.traffic.trafficset import UNLABELLED, TrafficSet
@@ -76,7 +76,7 @@ def labelled_capture(
     table = extract(path, limits=limits, truncated=truncated, progress=progress)
     if not len(table):
         raise CaptureError("holds no IP flow", where=path, remedy="capture where IP traffic passes")
-    return _labelled({name: table}, {}, read, words, options, others)
+    return _labelled({name: table}, {}, read, words, options, progress, others)
 
 
 def capture_truth(
@@ -157,7 +157,7 @@ def labelled_captures(
         progress("extracting flows", done, len(paths), unit="captures", note=printable(path.name, 40))
     if not sum(map(len, tables.values())):
         raise CaptureError(f"no IP flow in any of {len(paths)} captures ({len(failed)} can't be read)", where=folder)
-    return _labelled(tables, failed, read, words, options)
+    return _labelled(tables, failed, read, words, options, progress)
 
 
 def _entry(path: Path, labels: CaptureLabels) -> str:
@@ -168,7 +168,7 @@ def _entry(path: Path, labels: CaptureLabels) -> str:
     if fitting:
         return max(fitting, key=len)
     if len(same) > 1:
-        rows = ", ".join(str(labels.row[name]) for name in same[:5])
+        rows = some((labels.row[name] for name in same), 5)
         raise DatasetError(
             f"rows {rows} could mean {printable(path.name, 100)}", where=labels.path, remedy="say which with --label"
         )
@@ -178,9 +178,8 @@ def _entry(path: Path, labels: CaptureLabels) -> str:
 
 
 def _of_others(labels: CaptureLabels, whose: str) -> DatasetError:
-    some = ", ".join(printable(name, 60) for name in list(labels.label)[:3])
     return DatasetError(
-        f"is for other captures: it labels {len(labels)} ({some}, ...), {whose}",
+        f"is for other captures: it labels {len(labels)} ({some(labels.label)}), {whose}",
         where=labels.path,
         remedy="give the label file of these captures; names are paths within the folder",
     )
@@ -197,7 +196,6 @@ class _Result:
     unused: int
     elsewhere: int = 0
     several: int = 0
-    notes: list[str] = field(default_factory=list)
 
 
 def _labelled(
@@ -206,13 +204,16 @@ def _labelled(
     labels: CaptureLabels | FlowLabels,
     words: LabelWords,
     options: LabelOptions,
+    progress: Progress,
     others: int = 0,
 ) -> tuple[TrafficSet, LabelReport]:
     """The flows of `tables` (by the capture's name) under the labels; `others` labels are for other captures."""
+    progress("joining labels", 0, None, unit="labels")
     if isinstance(labels, FlowLabels):
         result = _by_flow(tables, labels, words, options)
     else:
         result = _by_capture(tables, labels, words, options)
+    progress("joining labels", len(labels), len(labels), unit="labels")
     sizes = [len(t) for t in tables.values()]
     names = np.array([printable(name) for name in tables], dtype=object)
     classes = np.bincount(result.codes[result.codes != UNLABELLED], minlength=len(words.classes))
@@ -231,7 +232,7 @@ def _labelled(
         elsewhere=result.elsewhere + others,
         several=result.several,
         ignored=labels.ignored,
-        notes=(*result.notes, *_slips(labels, words)),
+        notes=tuple(_slips(labels, words)),
     )
     if not report.labelled:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in report.unlabelled.items())
@@ -276,10 +277,16 @@ def _by_capture(
         codes.append(np.full(len(table), code, np.int16))
     sizes = [len(t) for t in tables.values()]
     campaign, tool = (np.array([printable(f(n)) for n in tables], dtype=object) for f in (str, lambda n: Path(n).stem))
-    met = sum(bool(len(tables.get(name, ()))) for name in labels.label)
-    return _Result(
-        np.concatenate(codes), np.repeat(campaign, sizes), np.repeat(tool, sizes), +reasons, len(labels) - met
-    )
+    lost = [name for name in labels.label if not len(tables.get(name, ()))]
+    if len(lost) > options.max_unmatched * len(labels):
+        rows = some(f"row {labels.row[name]}: {name}" for name in lost)
+        raise DatasetError(
+            f"{len(lost)} of its {len(labels)} captures aren't there or gave no flow, over the share of "
+            f"{options.max_unmatched:g} ({rows})",
+            where=labels.path,
+            remedy="is it this folder's label file? If so, allow it with --max-unmatched",
+        )
+    return _Result(np.concatenate(codes), np.repeat(campaign, sizes), np.repeat(tool, sizes), +reasons, len(lost))
 
 
 def _by_flow(tables: dict[str, FlowTable], labels: FlowLabels, words: LabelWords, options: LabelOptions) -> _Result:
@@ -317,20 +324,19 @@ def _by_flow(tables: dict[str, FlowTable], labels: FlowLabels, words: LabelWords
 
 def _spoken(truth: Truth, words: LabelWords, shift_s: float) -> Truth:
     """The rows of a label file as they are joined: class names for words that have one, words as tools."""
-    spelling: dict[str, str] = {}  # of words that differ in case and dashes alone, whatever order they come in
-    for word in sorted({str(w) for w in truth.label.tolist()}):
-        spelling.setdefault(fold(word) or word, printable(word, 60))
-    label, tool = [], []
-    for word, given in zip(truth.label.tolist(), truth.tool.tolist(), strict=True):
-        word = spelling[fold(word) or word]
-        code = words.code(word)
-        label.append(word if code == UNLABELLED else words.classes[code])
-        tool.append(printable(given) or word)
+    spelling: dict[str, str] = {}  # one for words that differ in case and dashes alone, whatever order they come in
+    first: dict[str, str] = {}
+    for word in sorted(set(truth.label.tolist())):
+        spelling[word] = first.setdefault(fold(word) or word, printable(word, 60))
+    name = {word: words.classes[code] if (code := words.code(word)) >= 0 else word for word in spelling.values()}
+    rows = [spelling[word] for word in truth.label.tolist()]
+    shown = {text: printable(text) for text in {*truth.tool.tolist(), *truth.campaign.tolist()}}
+    tool = [shown[given] or word for given, word in zip(truth.tool.tolist(), rows, strict=True)]
     return replace(
         truth,
-        label=np.array(label, dtype=object),
+        label=np.array([name[word] for word in rows], dtype=object),
         tool=np.array(tool, dtype=object),
-        campaign=np.array([printable(c) for c in truth.campaign.tolist()], dtype=object),
+        campaign=np.array([shown[given] for given in truth.campaign.tolist()], dtype=object),
         start=truth.start + shift_s,
         end=truth.end + shift_s,
     )

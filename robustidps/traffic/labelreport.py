@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from robustidps.errors import ConfigError
+from robustidps.errors import ConfigError, printable
 
-__all__ = ["LabelOptions", "LabelReport"]
+__all__ = ["SHOWN", "LabelOptions", "LabelReport", "some"]
 
 SHOWN = 20
 """Names that are listed one by one for people; the rest is counted."""
+
+
+def some(names: Iterable[object], most: int = 3) -> str:
+    """The first few of `names`, and whether there are more."""
+    words = [printable(name, 60) for name, _ in zip(names, range(most + 1), strict=False)]
+    return ", ".join(words[:most]) + (", ..." if len(words) > most else "")
 
 
 @dataclass(frozen=True)

@@ -216,19 +216,17 @@ def passes(flows: Ends, truth: Truth) -> Iterator[tuple[Ints, Ints, Ints]]:
     said = np.column_stack([source[1] > 0, destination[1] > 0, *(theirs != ANY for _, theirs in columns[2:])])
     for pattern in np.unique(said, axis=0):
         rows = np.flatnonzero((said == pattern).all(1))
-        theirs = [columns[i][1][rows] for i in np.flatnonzero(pattern)]
         if pattern.all():
-            ends = [
-                np.concatenate([columns[i][k] if k == 0 else columns[i][1][rows] for k in (0, 1)]) for i in range(5)
-            ]
+            ends = [np.concatenate([ours, theirs[rows]]) for ours, theirs in columns]
             one, other = ends[0] * 65536 + ends[2], ends[1] * 65536 + ends[3]
             key = _key([np.minimum(one, other), np.maximum(one, other), ends[4]], n + len(rows))
             yield rows, key[:n], key[n:]
             continue
         for way in ((0, 1, 2, 3, 4), (1, 0, 3, 2, 4)):
-            ours = [columns[way[i]][0] for i in np.flatnonzero(pattern)]
-            pairs = [np.concatenate(pair) for pair in zip(ours, theirs, strict=True)]
-            key = _key(pairs, n + len(rows))
+            key = _key(
+                [np.concatenate([columns[way[i]][0], columns[i][1][rows]]) for i in np.flatnonzero(pattern)],
+                n + len(rows),
+            )
             yield rows, key[:n], key[n:]
 
 

@@ -1,14 +1,17 @@
 """From a data set's name to training, validation and held-out traffic, the same way for a flow, a test and a notebook.
 
 A name is one of `configs/training/*.yaml` (`simulated`, `nsl-kdd`), or a path to a capture-made Parquet file or a table
-of yours with a schema file. Each has one honest way to be split: by time where there is time, by its official files
-where it has them. A shuffled split is only made when asked for by name, because it puts near-copies on both sides.
+of yours with a schema file. Each has one honest way to be split: by its official files where it has them, by time where
+there is time, by whole captures where they are named. A copy that lacks what its way needs (one official file of two, a
+sample without days) is split by `otherwise`, and the report says so. A shuffled split is only made when asked for by
+name, because it puts near-copies on both sides.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +22,9 @@ from robustidps import __version__
 from robustidps.errors import ConfigError, DatasetError, printable
 from robustidps.progress import Progress, silent
 from robustidps.settings import config_file, known_configs, load_yaml
-from robustidps.traffic.splits import Split, group_split, official_split, shuffled_split, temporal_split
+from robustidps.traffic.captures_split import capture_split
+from robustidps.traffic.loaders.card import default_folder
+from robustidps.traffic.splits import Split, official_split, shuffled_split, temporal_split
 from robustidps.traffic.trafficset import TrafficSet
 
 if TYPE_CHECKING:
@@ -35,7 +40,7 @@ __all__ = [
     "starve",
 ]
 
-SplitKind = Literal["temporal", "campaign", "official", "shuffled"]
+SplitKind = Literal["temporal", "official", "captures", "shuffled"]
 
 
 class DatasetConfig(BaseModel):
@@ -49,9 +54,16 @@ class DatasetConfig(BaseModel):
         default_factory=dict, description="SimulatorSettings, where source is `simulator`"
     )
     split: SplitKind = Field(default="temporal", description="how held-out traffic is set apart")
+    otherwise: SplitKind | None = Field(
+        default=None, description="how a copy is split that lacks the official files or the times that `split` needs"
+    )
     train: float = Field(default=0.5, gt=0, lt=1, description="share of the time span that is trained on")
     validation: float = Field(default=0.1, gt=0, lt=1, description="share for validation, after training's")
     gap_s: float = Field(default=0, ge=0, description="seconds left out between the parts")
+    gap_rows: int = Field(default=0, ge=0, description="rows left out where a split by captures cuts one")
+    rows_per_file: int | None = Field(
+        default=None, ge=1, description="about how many rows of each file are read, evenly spread; default all"
+    )
     rules: str = Field(default="default", description="rule set in configs/promotion")
     suffix: str = Field(default="", description="registered models are called FAMILY-SUFFIX; empty for flow64")
     description: str = ""
@@ -98,7 +110,8 @@ def load_dataset(
 
     Args:
         folder: where simulated captures are kept.
-        data_dir: where a public data set's files lie.
+        data_dir: where a public data set's files lie: a folder, an archive or a file; default is where
+            `robustidps data fetch` puts them.
         schema_file: the schema of a table of yours.
 
     Raises:
@@ -113,10 +126,16 @@ def load_dataset(
     from robustidps.traffic.loaders import load
 
     if config.source == "loader":
+        name, limit = config.loader or dataset, config.rows_per_file
+        data_dir = _data_folder(config, dataset, data_dir)
         if data_dir is None:
-            raise DatasetError(f"{dataset} isn't shipped", remedy="say where its files lie with --data-dir FOLDER")
-        name = config.loader or dataset
-        return {part: load(name, data_dir, part=part, progress=progress) for part in ("train", "test")}
+            raise DatasetError(
+                f"{dataset} isn't shipped",
+                remedy=f"get it with `robustidps data fetch {name}`, or say where its files lie with --data-dir FOLDER",
+            )
+        if config.split == "official" and not (config.otherwise and _lacks_a_part(name, data_dir, progress)):
+            return {part: load(name, data_dir, part=part, limit=limit, progress=progress) for part in ("train", "test")}
+        return {"all": load(name, data_dir, limit=limit, progress=progress)}
     path = Path(dataset).expanduser()
     if schema_file is None and path.suffix == ".parquet":
         return {"all": TrafficSet.read(path)}
@@ -153,9 +172,24 @@ def evaded_dataset(
     return evade(captures, held_out=held_out, seed=seed, progress=progress)
 
 
+def _data_folder(config: DatasetConfig, dataset: str, data_dir: Path | None) -> Path | None:
+    """The folder that was named, else the one a public set was fetched to, if it is there."""
+    if data_dir is not None or config.source != "loader":
+        return data_dir
+    folder = default_folder(config.loader or dataset)
+    return folder if folder.is_dir() else None
+
+
+def _lacks_a_part(name: str, data_dir: Path, progress: Progress) -> bool:
+    from robustidps.traffic.loaders import known
+
+    found = known()[name].identify(data_dir, progress=progress)
+    return found is not None and not {"train", "test"} <= set(found.parts)
+
+
 def fingerprint(dataset: str, *, data_dir: Path | None = None, schema_file: Path | None = None) -> str:
     """SHA-256 (hex) of all that decides what `load_dataset` gives, so that a kept result is used for the same alone:
-    the configuration, the content of the files named, and names, sizes and times of those in a public set's folder.
+    the configuration, the content of the files named, and names, sizes and times of a public set's files.
 
     Raises:
         ConfigError: no such data set. DatasetError: a file can't be read.
@@ -169,12 +203,13 @@ def fingerprint(dataset: str, *, data_dir: Path | None = None, schema_file: Path
                     h.update(hashlib.file_digest(file, "sha256").digest())
             except OSError as error:
                 raise DatasetError(f"can't be read: {error.strerror}", where=path) from None
+    data_dir = _data_folder(config, dataset, data_dir)
     if data_dir is not None:
         h.update(str(data_dir.absolute()).encode(errors="surrogateescape"))
-        for path in sorted(data_dir.iterdir()) if data_dir.is_dir() else ():
+        for path in sorted(data_dir.rglob("*")) if data_dir.is_dir() else [data_dir]:
             with contextlib.suppress(OSError):  # a link to nothing
                 status = path.stat()
-                h.update(repr((path.name, status.st_size, status.st_mtime_ns)).encode())
+                h.update(repr((str(path), status.st_size, status.st_mtime_ns)).encode())
     return h.hexdigest()
 
 
@@ -190,6 +225,15 @@ def split_dataset(
         DatasetError: it can't be split that way.
     """
     kind = split or config.split
+    if not split and config.otherwise:
+        reason = ""
+        if kind == "official" and "all" in parts:
+            reason = "one of the two official files is missing"
+        elif kind == "temporal" and not parts["all"].has_time:
+            reason = "rows have neither time nor day"
+        if reason:
+            made = split_dataset(parts, config, split=config.otherwise, seed=seed)
+            return replace(made, report=replace(made.report, notes=[f"not {kind}: {reason}", *made.report.notes]))
     if kind == "official":
         if set(parts) != {"train", "test"}:
             raise DatasetError("has no official split", remedy="use --split temporal")
@@ -197,11 +241,13 @@ def split_dataset(
     whole = parts["all"] if "all" in parts else TrafficSet.concat(parts.values())
     if kind == "temporal":
         return temporal_split(whole, train=config.train, validation=config.validation, gap_s=config.gap_s)
-    if kind == "campaign":
-        return group_split(whole, by="campaign", train=config.train, validation=config.validation, seed=seed)
+    if kind == "captures":
+        return capture_split(
+            whole, train=config.train, validation=config.validation, gap_rows=config.gap_rows, seed=seed
+        )
     if kind == "shuffled":
         return shuffled_split(whole, train=config.train, validation=config.validation, seed=seed)
-    raise ConfigError(f"no split {printable(kind)!r}", remedy="known: temporal, campaign, official, shuffled")
+    raise ConfigError(f"no split {printable(kind)!r}", remedy="known: temporal, official, captures, shuffled")
 
 
 def starve(traffic: TrafficSet, rows: int, seed: int) -> TrafficSet:

@@ -2,7 +2,7 @@
 
 A `TrafficSchema` travels with every traffic set and every bundle. Two parties agree about what column 17 is exactly
 when their digests are equal; `compatible_with` says whether a model of one schema can take the place of another's.
-The default schema, `flow64`, is in `robustidps.traffic.flow64`; NSL-KDD's in `robustidps.traffic.loaders.nsl_kdd`.
+The default schema, `flow64`, is in `robustidps.traffic.flow64`; those of public sets in `configs/datasets/`.
 """
 
 from __future__ import annotations

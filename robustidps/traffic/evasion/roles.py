@@ -43,10 +43,19 @@ _UNKNOWN = -(1 << 32)
 class View:
     """What perturbations ask of packets, of which there is at least one; worked out once.
 
-    Per packet [N]: controlled (the attacker makes it), room (bytes of payload it may have at most), next (the packet
-    after it in its conversation, or -1), first (it is its conversation's first), request and reply (of an echo).
-    Per conversation [F]: open (a TCP connection that was established), stream (open, or one direction of it), relay, rtt (microseconds between the sensor and
-    either side, there and back, [F, 2]), template (a packet of either side to make others from, -1: none, [F, 2]).
+    Per packet [N]:
+        controlled  the attacker makes it
+        room        bytes of payload that it may have at most
+        next        the packet after it in its conversation, or -1
+        first       it is its conversation's first
+        plain       a TCP segment with an acknowledgement that neither opens nor resets
+        request, reply  of an echo
+    Per conversation [F]:
+        open        a TCP connection that was established
+        stream      open, or one direction of such a connection
+        relay       a man in the middle's
+        rtt         microseconds between the sensor and either side, there and back [F, 2]
+        template    a packet of either side to make others from, -1: none [F, 2]
     """
 
     def __init__(self, packets: Packets) -> None:
