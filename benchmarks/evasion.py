@@ -4,21 +4,27 @@
     python -m benchmarks evasion --select [--write]    the validation day, which the floor in the rules is chosen on
 
 The data set and its split are `robustidps train`'s own. `augmented` models were trained on as many attacks again,
-of the training days, each under a perturbation drawn at random.
+of the training days, each under a perturbation drawn at random. Whether they learn the attacks or the perturbations
+shows on benign conversations that are perturbed in the same ways.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks._beside import Asked, fitted_tree, judged
 from benchmarks._pages import circumstances, table, write_section
 from robustidps.evaluation.evasion import UNCHANGED
 from robustidps.evaluation.report import Evaluation
 from robustidps.families import discover, family_settings
+from robustidps.traffic.evasion import evade
 from robustidps.traffic.prepare import dataset_config, evaded_dataset, load_dataset, split_dataset, starve
+from robustidps.traffic.simulator import SimulatorSettings, simulate
 from robustidps.traffic.splits import Split
 from robustidps.traffic.trafficset import TrafficSet
 from robustidps.training import fit
@@ -56,12 +62,27 @@ def evaded(part: TrafficSet, folder: Path) -> TrafficSet:
 def results(split: Split, folder: Path) -> str:
     altered = evaded(split.test, folder)
     harder = augmented(split, evaded(split.train, folder))
-    models = {name: judged(name, asked, split.test, DATASET, altered) for name, asked in trained(split, 0).items()}
-    models |= {
-        f"{name}, augmented": judged(name, asked, split.test, DATASET, altered)
-        for name, asked in trained(harder, 0).items()
-    }
-    return report(models)
+    asked = trained(split, 0) | {f"{name}, augmented": model for name, model in trained(harder, 0).items()}
+    models = {name: judged(name, model, split.test, DATASET, altered) for name, model in asked.items()}
+    benign = perturbed_benign(split.test, folder)
+    calls = {name: called_attacks(model, benign) for name, model in asked.items()}
+    return report(models, calls)
+
+
+def perturbed_benign(held_out: TrafficSet, folder: Path) -> TrafficSet:
+    """Benign conversations of the first held-out day, unchanged and perturbed as if an attacker had made them."""
+    settings = SimulatorSettings.model_validate(dataset_config(DATASET).simulator)
+    made = simulate(settings, folder)
+    day = int((held_out.time.min() - settings.epoch) // 86_400)
+    truth = made.truth(day)
+    turned = np.where(truth.label == "Benign", held_out.schema.classes[1], "Benign").astype(object)
+    return evade([(made.captures[day], replace(truth, label=turned))])
+
+
+def called_attacks(model: Asked, rows: TrafficSet) -> dict[str, float]:
+    """By perturbation, the share of these rows that the model takes for an attack."""
+    found = model[0](rows.features).argmax(axis=1) > 0
+    return {name: float(found[rows.source == name].mean()) for name in dict.fromkeys(rows.source.tolist())}
 
 
 def selection(split: Split, folder: Path, seeds: int) -> str:
@@ -102,7 +123,7 @@ def trained(split: Split, seed: int, trees: bool = True) -> dict[str, Asked]:
     return models
 
 
-def report(models: dict[str, Evaluation]) -> str:
+def report(models: dict[str, Evaluation], calls: dict[str, dict[str, float]]) -> str:
     """Detection by perturbation, by class under the worst, and what it costs the attacker, in Markdown."""
     found = {name: e.evasion for name, e in models.items() if e.evasion}
     first = next(iter(found.values()))
@@ -117,6 +138,11 @@ def report(models: dict[str, Evaluation]) -> str:
         f"{flows:,} attack flows of the held-out days, each under {len(first.perturbations) - 1} perturbations. "
         "Intervals: 95 %, resampled by campaign.",
         table(header, rows),
+        "Benign conversations of one held-out day, perturbed in the same ways, that are called an attack:",
+        table(
+            ["perturbation", *calls],
+            [[n, *(f"{shares[n]:.3f}" for shares in calls.values())] for n in first.perturbations],
+        ),
         "By class, unchanged and under the worst perturbation for each tool:",
         table(
             ["class", *(f"{name}{word}" for name in found for word in ("", ", worst"))],
