@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks._beside import Asked, fitted_tree, judged
+from benchmarks._models import Stand, boosted_tree
 from benchmarks._pages import circumstances, table, write_section
 from robustidps.evaluation.evasion import UNCHANGED
 from robustidps.evaluation.report import Evaluation
@@ -63,7 +63,7 @@ def results(split: Split, folder: Path) -> str:
     altered = evaded(split.test, folder)
     harder = augmented(split, evaded(split.train, folder))
     asked = trained(split, 0) | {f"{name}, augmented": model for name, model in trained(harder, 0).items()}
-    models = {name: judged(name, model, split.test, DATASET, altered) for name, model in asked.items()}
+    models = {name: model.judged(split.test, DATASET, evaded=altered)[0] for name, model in asked.items()}
     benign = perturbed_benign(split.test, folder)
     calls = {name: called_attacks(model, benign) for name, model in asked.items()}
     return report(models, calls)
@@ -79,9 +79,9 @@ def perturbed_benign(held_out: TrafficSet, folder: Path) -> TrafficSet:
     return evade([(made.captures[day], replace(truth, label=turned))])
 
 
-def called_attacks(model: Asked, rows: TrafficSet) -> dict[str, float]:
+def called_attacks(model: Stand, rows: TrafficSet) -> dict[str, float]:
     """By perturbation, the share of these rows that the model takes for an attack."""
-    found = model[0](rows.features).argmax(axis=1) > 0
+    found = model.probabilities(rows.features).argmax(axis=1) > 0
     return {name: float(found[rows.source == name].mean()) for name in dict.fromkeys(rows.source.tolist())}
 
 
@@ -89,8 +89,8 @@ def selection(split: Split, folder: Path, seeds: int) -> str:
     altered = evaded(split.validation, folder)
     rows = []
     for seed in range(seeds):
-        for name, asked in trained(split, seed, trees=seed == 0).items():  # boosted trees are the same for any seed
-            e = judged(name, asked, split.validation, DATASET, altered)
+        for name, model in trained(split, seed, trees=seed == 0).items():  # boosted trees are the same for any seed
+            e = model.judged(split.validation, DATASET, evaded=altered)[0]
             worst, alerts = e.headline["recall_under_evasion"], e.headline["alert_recall_under_evasion"]
             rows.append(
                 [
@@ -111,15 +111,15 @@ def augmented(split: Split, altered: TrafficSet) -> Split:
     return Split(TrafficSet.concat([split.train, more]), split.validation, split.test, split.report)
 
 
-def trained(split: Split, seed: int, trees: bool = True) -> dict[str, Asked]:
+def trained(split: Split, seed: int, trees: bool = True) -> dict[str, Stand]:
     """Every family that can be trained here, and LightGBM."""
-    models: dict[str, Asked] = {}
+    models: dict[str, Stand] = {}
     for name, info in sorted(discover().items()):
         if info.family is not None and info.problem is None:
             fitted = fit(info.family, family_settings(info.family, {"seed": seed}), split.train, split.validation)
-            models[name] = (fitted.probabilities, fitted.thresholds)
+            models[name] = Stand.of(name, split.train, fitted.probabilities, fitted.thresholds)
     if trees:
-        models["LightGBM"] = fitted_tree(split)
+        models["LightGBM"] = boosted_tree(split)
     return models
 
 

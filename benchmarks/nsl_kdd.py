@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks._beside import spread
+from benchmarks._models import spread
 from benchmarks._pages import ROOT, circumstances, table, write_section
 from robustidps.calibration import expected_calibration_error
 from robustidps.decisions import decide, fit_thresholds

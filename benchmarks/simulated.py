@@ -3,7 +3,8 @@
     python -m benchmarks simulated [--seeds 3] [--write]
 
 The data set and its split are `robustidps train`'s own (`configs/training/simulated.yaml`): the first week trains, the
-next day validates, the last six days are looked at once. Intervals are block bootstraps over campaigns.
+next day validates, the last six days are looked at once. Intervals are block bootstraps over campaigns. The same
+models are then asked about the real captures, of which they have seen nothing.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks._beside import compared
+from benchmarks._beside import compared, trained
 from benchmarks._pages import circumstances, write_section
+from benchmarks._real import real_captures, transfer
 from robustidps.traffic.prepare import dataset_config, load_dataset, split_dataset
 
 MINUTES = 5
@@ -27,7 +29,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         parts = load_dataset("simulated", folder=Path(folder))
     split = split_dataset(parts, dataset_config("simulated"))
-    text = compared(split, "simulated", arguments.seeds)
+    ours, tree = trained(split, arguments.seeds)
+    columns = {f"neural_ode, {len(ours)} seeds": ours, "seed 0": ours[:1], "LightGBM, balanced": [tree]}
+    asked = {name: [model.pair for model in models] for name, models in columns.items()}
+    text = compared(split, "simulated", ours, tree) + "\n\n" + transfer(real_captures(), asked)
     text += "\n\n" + circumstances("python -m benchmarks simulated --write")
     print(text)
     if arguments.write:

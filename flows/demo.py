@@ -66,6 +66,7 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
         "evaluation": good["evaluation"],
         "drift": {k: good["drift"][k] for k in ("drifted_share",)},
         "scored": scores.counts(),
+        "page": good["page"],
         "files": good["files"],
         "capture": str(capture),
         "seconds": round(time.monotonic() - began, 1),
@@ -92,7 +93,7 @@ def _tell(quiet: bool, result: dict[str, Any]) -> None:
     if evaluation.time_from is not None and evaluation.time_to is not None:
         days = f"{math.ceil((evaluation.time_to - evaluation.time_from) / 86_400)} days it has not seen: "
     console.line("judged on", days + pages.headline(evaluation))
-    page = next((f for f in result["files"] if f.endswith(".html")), None)
+    page = next((f for f in result["files"] if Path(f).name == "drift.html"), None)
     report = f" (report: {Path(page).absolute().as_uri()})" if page else ""
     console.line("drift against training", result["drift"]["headline"] + report)
     _tell_promotion(result)
@@ -106,12 +107,11 @@ def _tell_promotion(result: dict[str, Any]) -> None:
 def _farewell(summary: dict[str, Any]) -> None:
     settings = get_settings()
     here = f"robustidps --home {settings.home}"
-    pictures = Path(summary["files"][0]).parent if summary["files"] else settings.home
     console.out.print()
     console.line(
         "what you have now", f"{MODEL} {summary['production']} in production, {summary['refused']} refused and why"
     )
-    console.line("pictures", pictures.absolute().as_uri())
+    console.line("how good it is", Path(summary["page"]).absolute().as_uri())
     console.line("why, and who", f"{here} history {MODEL} --verify")
     console.line("the pages", f"{here} ui")
     console.line("your own capture", f"{here} score my.pcap")

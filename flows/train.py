@@ -10,10 +10,12 @@ from prefect import flow
 from pydantic import Field
 
 from robustidps.judging import rule_set
-from robustidps.tasks.evaluation import evaluate_model, report_drift
+from robustidps.registry.metadata import MAX_SPLIT
+from robustidps.tasks.evaluation import evaluate_model, report_drift, write_evaluation_page
 from robustidps.tasks.registry import promote_version, register_version, release_version, reserve_version
 from robustidps.tasks.traffic import evaded, load_traffic, split_traffic, usable
 from robustidps.tasks.training import discard_bundles, train_model
+from robustidps.traffic.holdout import HoldOut
 from robustidps.traffic.prepare import dataset_config, fingerprint
 
 __all__ = ["train"]
@@ -32,11 +34,12 @@ def train(
     seeds: Annotated[int, Field(ge=1, le=20)] = 1,
     split: Literal["temporal", "official", "captures", "shuffled"] | None = None,
     limit_rows: Annotated[int, Field(ge=1)] | None = None,
+    hold_out: list[Annotated[str, Field(pattern=r"^(tool|service|day)=.+$", max_length=220)]] | None = None,
     promote_to: Literal["Staging", "Production"] | None = None,
     rules: str | None = None,
     description: str = "",
 ) -> dict[str, Any]:
-    """Traffic -> split (-> evade) -> train -> bundle and parity gate -> evaluate -> drift -> register (-> promote).
+    """Traffic -> split, evade -> train -> bundle, parity gate -> evaluate -> drift -> page -> register (-> promote).
 
     Args:
         family: Model family, as `robustidps models --families` lists them.
@@ -50,6 +53,7 @@ def train(
         seeds: Train this many; the best on validation is registered.
         split: How held-out traffic is set apart; default is the data set's own way.
         limit_rows: Train on a random sample of this many rows.
+        hold_out: Keep out of training, besides what the data set does: tool=NAME, service=NAME or day=YYYY-MM-DD.
         promote_to: Ask the rules for this stage afterwards.
         rules: Rule set in configs/promotion; default is the data set's.
         description: A sentence that is kept with the version.
@@ -59,6 +63,7 @@ def train(
     """
     config = dataset_config(dataset)
     parameters = {k: v for k, v in locals().items() if k != "config"}
+    HoldOut.parse(hold_out or [])
     rule_set(rules or config.rules)  # what can't be judged had better not be trained
     name = name or (f"{family}-{config.suffix}" if config.suffix else family)
     folder, spec = Path(data_dir) if data_dir else None, Path(schema_file) if schema_file else None
@@ -66,7 +71,7 @@ def train(
     parts = load_traffic(dataset, data_dir, schema_file, content=content)
     if not usable(parts):
         parts = load_traffic.with_options(refresh_cache=True)(dataset, data_dir, schema_file, content=content)
-    cut = split_traffic(parts, dataset, split, 0, limit_rows)
+    cut = split_traffic(parts, dataset, split, 0, limit_rows, hold_out)
     report = cut["report"]
     altered = evaded(dataset, cut["test"], content)
     version = reserve_version(name, version, breaking)
@@ -83,7 +88,8 @@ def train(
                 name=name,
                 version=version,
                 dataset=dataset,
-                split=report["text"][:400],
+                split=report["text"][:MAX_SPLIT],
+                held_out=list(report["held_out"]),
                 description=description,
             )
             for seed in range(first, first + seeds)
@@ -93,6 +99,7 @@ def train(
         if seeds > 1:  # all drew into the version's folder: the pictures that stay are the chosen one's
             evaluated[best] = evaluate_model(trained[best], cut["test"], dataset, evaded=altered)
         drift = report_drift(trained[best], cut["train"], cut["test"])
+        evaluated[best] = write_evaluation_page(trained[best], evaluated[best], report["text"])
         registered = register_version(
             name,
             version,
@@ -116,6 +123,7 @@ def train(
         "evaluation": evaluated[best]["evaluation"],
         "seeds": [{"seed": first + i, "metrics": e["evaluation"]["headline"]} for i, e in enumerate(evaluated)],
         "drift": drift["summary"] | {"headline": drift["headline"]},
+        "page": evaluated[best]["page"],
         "files": evaluated[best]["files"] + drift["files"],
         "promotion": outcomes,
     }
@@ -135,6 +143,8 @@ def command_line(parameters: dict[str, Any]) -> str:
     for key, option in plain.items():
         if parameters.get(key) not in (None, "", 1) or key == "dataset":
             words += [option, str(parameters[key])]
+    for word in parameters.get("hold_out") or ():
+        words += ["--hold-out", word]
     for key, value in sorted((parameters.get("overrides") or {}).items()):
         words += ["--set", f"{key}={value}"]
     return shlex.join(words)

@@ -178,6 +178,12 @@ def train(
         typer.Option(help="how traffic is held out; default: the data set's way"),
     ] = None,
     limit_rows: Annotated[int | None, typer.Option(min=1, help="train on a random sample of this many rows")] = None,
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hold-out", help="keep out of training: tool=NAME, service=NAME or day=YYYY-MM-DD; may be repeated"
+        ),
+    ] = None,
     promote_to: Annotated[
         Literal["Staging", "Production"] | None, typer.Option(help="ask the rules for this stage afterwards")
     ] = None,
@@ -190,11 +196,13 @@ def train(
     from robustidps.judging import rule_set
     from robustidps.registry.metadata import check_version
     from robustidps.settings import check_name
+    from robustidps.traffic.holdout import HoldOut
     from robustidps.traffic.prepare import dataset_config
 
     overrides = _overrides(settings or [])
     family_settings(get_family(family), overrides)  # before anything slow: a wrong setting ends here
     config = dataset_config(dataset)
+    held_out = HoldOut.parse(hold_out or []).words()
     if name is not None:
         check_name(name)
     if version is not None:
@@ -216,6 +224,7 @@ def train(
             seeds=seeds,
             split=split,
             limit_rows=limit_rows,
+            hold_out=held_out,
             promote_to=promote_to,
             rules=rules,
             description=description,
@@ -251,16 +260,22 @@ def evaluate(
         Path | None, typer.Option("--on", help="labelled traffic (Parquet); default: what it was held out from")
     ] = None,
     evaded: EvadedFile = None,
-    out: Annotated[Path | None, typer.Option("--out", help="folder for the pictures")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for page and pictures")] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge a registered version anew: figures with intervals, and pictures."""
+    """Judge a registered version anew: figures with intervals, base rates, a page and pictures."""
     from robustidps.comparing import evaluate_version
+    from robustidps.evaluation.base_rates import base_rates
     from robustidps.pages import show_evaluation
 
     with console.bars(not as_json):
         evaluation, files = evaluate_version(_registry(), name, version, on=on, evaded=evaded, folder=out)
-    console.emit_json(evaluation.model_dump(mode="json")) if as_json else show_evaluation(evaluation, files)
+    rates = base_rates(evaluation, _settings().alerts_per_analyst)
+    if as_json:
+        more = {"base_rates": rates.model_dump(mode="json"), "files": [str(file.absolute()) for file in files]}
+        console.emit_json(evaluation.model_dump(mode="json") | more)
+    else:
+        show_evaluation(evaluation, rates, files)
 
 
 @app.command(rich_help_panel="Models")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from robustidps.errors import DatasetError
 from robustidps.judging import read_evaded, read_held_out
 from robustidps.progress import Progress, current
+from robustidps.registry.metadata import MAX_SPLIT
 from robustidps.settings import check_name
 from robustidps.traffic.trafficset import TrafficSet
 
@@ -58,12 +59,15 @@ def evaluate_version(
     evaded: Path | None = None,
     folder: Path | None = None,
 ) -> tuple[Evaluation, list[Path]]:
-    """Judges a registered version on its held-out traffic or on `on`, and draws it into `folder`.
+    """Judges a registered version on its held-out traffic or on `on`; its page (first) and pictures go to `folder`.
 
     Args:
         evaded: attacks altered to evade; default: those that the version was registered with, if any.
     """
+    from robustidps.evaluation.background import Background
+    from robustidps.evaluation.base_rates import base_rates
     from robustidps.evaluation.evaluate import evaluate
+    from robustidps.evaluation.page import write_page
     from robustidps.evaluation.plots import draw
 
     bundle = resolve(registry, f"{name}@{which}")
@@ -71,9 +75,15 @@ def evaluate_version(
     altered = _evaded(registry, bundle, evaded)
     evaluation, predictions = evaluate(bundle, traffic, dataset=dataset, evaded=altered, progress=current())
     meta = bundle.metadata
-    if folder is None:
-        folder = registry.settings.folder("reports", meta.name, meta.version, evaluation.data_digest[:12])
-    return evaluation, draw(evaluation, predictions, traffic, folder)
+    reports = registry.settings.folder("reports", meta.name, meta.version)
+    folder = folder or reports / evaluation.data_digest[:12]
+    rates = base_rates(evaluation, registry.settings.alerts_per_analyst)
+    pictures = draw(evaluation, predictions, traffic, folder, rates)
+    split = meta.training.split if meta.training and on is None else ""
+    split += " …" if len(split) >= MAX_SPLIT else ""  # metadata has no room for more
+    background = Background.of(meta, evaluation, folder, split=split, reports=reports)
+    page = write_page(evaluation, folder, rates=rates, pictures=pictures, background=background)
+    return evaluation, [page, *pictures]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from robustidps.settings import config_file, exists, known_configs, load_yaml
 
 if TYPE_CHECKING:
     from robustidps.comparing import Comparison
+    from robustidps.evaluation.base_rates import BaseRates
     from robustidps.evaluation.report import Evaluation
     from robustidps.judging import Outcome
     from robustidps.registry.registry import ModelRegistry
@@ -327,7 +328,8 @@ def headline(evaluation: Evaluation) -> str:
     return text + (f"  worst class {worst[1]} recall {worst[0]:.2f}" if worst else "")
 
 
-def show_evaluation(evaluation: Evaluation, files: Iterable[Path]) -> None:
+def show_evaluation(evaluation: Evaluation, rates: BaseRates, files: Iterable[Path]) -> None:
+    """Everything that `evaluate` found, and where its page (the first of `files`) and pictures lie."""
     console.line(f"{evaluation.model} {evaluation.version}", headline(evaluation))
     named = [(name, str(value)) for name, value in evaluation.headline.items()]
     named += [(name, _cell(value)) for name, value in evaluation.figures.items()]
@@ -347,10 +349,14 @@ def show_evaluation(evaluation: Evaluation, files: Iterable[Path]) -> None:
         )
         columns = ["attacks altered to evade", "detection rate", "alert recall", "cost to the attacker, times"]
         console.table("", columns, under)
-    for note in evaluation.notes:
+    header, table = rates.compact()
+    console.table(rates.title, header, table, right=header[1:])
+    for note in [*evaluation.notes, *rates.notes]:
         console.remark(note)
-    for file in files:
-        console.remark(Path(file).absolute().as_uri())
+    page, *pictures = files
+    console.line("evaluation page", page.absolute().as_uri())
+    for file in pictures:
+        console.remark(file.absolute().as_uri())
 
 
 def show_comparison(comparison: Comparison) -> None:
@@ -397,5 +403,6 @@ def show_training(result: dict[str, Any]) -> None:
     console.line("drift against training", result["drift"]["headline"])
     for outcome in result["promotion"]:
         show_verdict(result["name"], result["version"], outcome["stage"], outcome["verdict"], outcome["moved"])
+    console.line("evaluation page", Path(result["page"]).absolute().as_uri())
     for file in result["files"]:
         console.remark(Path(file).absolute().as_uri())

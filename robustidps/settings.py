@@ -42,6 +42,7 @@ __all__ = [
     "parse_yaml",
     "use_settings",
     "writable",
+    "write_whole",
 ]
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -63,6 +64,9 @@ class Settings(BaseSettings):
         default=None, description="the state store's SQLAlchemy URL; default: SQLite in home"
     )
     author: str = Field(default="unknown", max_length=200, description="recorded as the author of new versions")
+    alerts_per_analyst: float = Field(
+        default=48, gt=0, le=1e6, allow_inf_nan=False, description="alerts that one analyst can look at in a day"
+    )
     debug: bool = Field(default=False, description="show tracebacks")
 
     @field_validator("home")
@@ -297,3 +301,16 @@ def writable(path: Path) -> Iterator[None]:
             where=error.filename or path,
             remedy="free space or choose another folder (ROBUSTIDPS_HOME)",
         ) from None
+
+
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Writes a file under `path`, all of it or nothing, and makes its folder. Raises StorageError."""
+    part = path.with_name(f"{path.name}.part")
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    return path

@@ -11,7 +11,7 @@ cancelled or fails leaves nothing behind. The test set never comes near this mod
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +87,7 @@ def train_bundle(
     description: str = "",
     dataset: str | None = None,
     split: str = "",
+    held_out: Iterable[str] = (),
     alert_budget: float = 1e-3,
     threads: int = 1,
     progress: Progress = silent,
@@ -99,6 +100,7 @@ def train_bundle(
         name, version: of the registered model that this is to be.
         out: the bundle's folder, which must not be there yet.
         dataset, split: recorded in the metadata, as words; `dataset` is the schema's name where none is given.
+        held_out: what was kept out of `train` and `validation` on purpose (`HoldOut.words()`), recorded too.
         alert_budget: false alerts per benign flow that the thresholds are fitted to.
         threads: CPU threads for training.
         on_epoch: called after each epoch with (number from 1, total, metrics); may raise to cancel.
@@ -153,7 +155,9 @@ def train_bundle(
             split=split,
             seed=settings.seed,
             settings=settings.model_dump(mode="json"),
-            tools=attack_tools(train),
+            tools=tool_names(train, train.labels > 0),
+            services=tool_names(train, train.labels == 0),
+            held_out=list(held_out),
         ),
         temperature=fitted.temperature,
         thresholds=fitted.thresholds,
@@ -266,9 +270,10 @@ def requirements(family: ModelFamily) -> list[str]:
     return sorted(found)
 
 
-def attack_tools(traffic: TrafficSet) -> list[str]:
-    """Names of the attack tools in `traffic`, sorted; none where they are too many to be tools, or too long."""
-    found = sorted(set(traffic.tool[traffic.labels > 0].astype(str).tolist()) - {""})
+def tool_names(traffic: TrafficSet, rows: npt.NDArray[np.bool_]) -> list[str]:
+    """What `rows` of `traffic` call their attack tool or benign service, sorted; none where there are too many names
+    for them to be that, or where they are too long."""
+    found = sorted(set(traffic.tool[rows].astype(str).tolist()) - {""})
     return found if len(found) <= MAX_TOOLS and all(len(name) <= 200 for name in found) else []
 
 

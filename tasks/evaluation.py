@@ -1,4 +1,4 @@
-"""Tasks that judge a bundle on held-out traffic, draw it, and compare the traffic with what it was trained on."""
+"""Tasks that judge a bundle on held-out traffic, compare the traffic with what it was trained on, and make its page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from robustidps.bundle import open_bundle
+from robustidps.evaluation.base_rates import BaseRates, base_rates
 from robustidps.evaluation.report import Evaluation
 from robustidps.progress import current
 from robustidps.settings import get_settings, writable
 from robustidps.tasks.options import PLAIN
 from robustidps.tasks.references import load
 
-__all__ = ["evaluate_model", "report_drift"]
+__all__ = ["evaluate_model", "report_drift", "write_evaluation_page"]
 
 
 @task(name="evaluate model", **PLAIN)
@@ -39,20 +40,25 @@ def evaluate_model(
     meta = opened.metadata
     folder = get_settings().folder("reports", meta.name, meta.version)
     current()("drawing", 0, 1)
-    files = draw(evaluation, predictions, traffic, folder)
+    rates = base_rates(evaluation, get_settings().alerts_per_analyst)
+    files = draw(evaluation, predictions, traffic, folder, rates)
     target = folder / "evaluation.json"
     with writable(target):
         target.write_text(evaluation.model_dump_json(indent=2))
-    _show(evaluation)
+    _show(evaluation, rates)
     return {"evaluation": evaluation.model_dump(mode="json"), "files": [str(target), *map(str, files)]}
 
 
-def _show(evaluation: Evaluation) -> None:
+def _show(evaluation: Evaluation, rates: BaseRates) -> None:
     key = f"{evaluation.model}-evaluation".replace("_", "-")
     lines = [f"# {evaluation.model} {evaluation.version} on {evaluation.dataset}", ""]
     lines += [f"{evaluation.rows:,} held-out flows. Intervals: 95 %, resampled by {evaluation.blocks}.", ""]
     lines += ["| figure | value [95 % interval] |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in evaluation.headline.items()]
+    header, table = rates.compact()
+    lines += ["", f"## {rates.title}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in table]
+    lines += ["", *(f"- {note}" for note in rates.notes)]
     create_markdown_artifact("\n".join(lines), key=key, description="figures on held-out traffic")
     rows = [
         {"class": label, "precision": e.precision, "recall": e.recall.value, "F1": e.f1, "support": e.support}
@@ -83,3 +89,34 @@ def report_drift(bundle: dict[str, Any], reference: dict[str, Any], held_out: di
     key = f"{meta.name}-drift".replace("_", "-")
     create_link_artifact(page.absolute().as_uri(), key=key, link_text=f"drift report of {meta.name} {meta.version}")
     return {"summary": summary.model_dump(mode="json"), "headline": summary.headline, "files": [str(f) for f in files]}
+
+
+@task(name="write evaluation page", **PLAIN)
+def write_evaluation_page(bundle: dict[str, Any], evaluated: dict[str, Any], split: str) -> dict[str, Any]:
+    """Puts what `evaluate_model` found, and the drift report beside it, into one page; gives both, with `page` added.
+
+    Args:
+        split: how held-out traffic was set apart and what was dropped, as `SplitReport` tells it.
+    """
+    from robustidps.evaluation.background import Background
+    from robustidps.evaluation.page import write_page
+
+    evaluation = Evaluation.model_validate(evaluated["evaluation"])
+    meta = open_bundle(Path(bundle["path"]), expected_digest=bundle["digest"]).metadata
+    settings = get_settings()
+    folder = settings.folder("reports", meta.name, meta.version)
+    page = write_page(
+        evaluation,
+        folder,
+        rates=base_rates(evaluation, settings.alerts_per_analyst),
+        pictures=map(Path, evaluated["files"]),
+        background=Background.of(meta, evaluation, folder, split=split),
+    )
+    key = f"{meta.name}-page".replace("_", "-")
+    create_link_artifact(
+        page.absolute().as_uri(),
+        key=key,
+        link_text=f"evaluation of {meta.name} {meta.version}",
+        description="all figures, base rates and pictures on one page",
+    )
+    return evaluated | {"page": str(page), "files": [str(page), *evaluated["files"]]}

@@ -11,6 +11,7 @@ from robustidps.progress import current
 from robustidps.settings import get_settings
 from robustidps.tasks.options import CACHED, PLAIN
 from robustidps.tasks.references import TrafficRef, store
+from robustidps.traffic.holdout import HoldOut
 from robustidps.traffic.prepare import dataset_config, evaded_dataset, load_dataset, split_dataset, starve
 
 __all__ = ["evade_traffic", "evaded", "ingest_capture", "ingest_file", "load_traffic", "split_traffic", "usable"]
@@ -59,12 +60,23 @@ def ingest_file(path: Path) -> dict[str, Any]:
 
 @task(name="split traffic", **PLAIN)
 def split_traffic(
-    parts: dict[str, Any], dataset: str, split: str | None = None, seed: int = 0, limit_rows: int | None = None
+    parts: dict[str, Any],
+    dataset: str,
+    split: str | None = None,
+    seed: int = 0,
+    limit_rows: int | None = None,
+    hold_out: list[str] | None = None,
 ) -> dict[str, Any]:
     """Training, validation and held-out parts that don't leak into each other, with the report of how they were cut."""
     from robustidps.tasks.references import load
 
-    cut = split_dataset({k: load(v) for k, v in parts.items()}, dataset_config(dataset), split=split, seed=seed)
+    cut = split_dataset(
+        {k: load(v) for k, v in parts.items()},
+        dataset_config(dataset),
+        split=split,
+        seed=seed,
+        hold_out=HoldOut.parse(hold_out or []),
+    )
     folder = get_settings().folder("traffic")
     train = starve(cut.train, limit_rows, seed) if limit_rows else cut.train
     references = {"train": train, "validation": cut.validation, "test": cut.test}

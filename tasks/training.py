@@ -36,6 +36,7 @@ def train_model(
     version: str,
     dataset: str,
     split: str,
+    held_out: list[str] | None = None,
     description: str = "",
 ) -> dict[str, Any]:
     """Trains on the referenced traffic; gives the bundle's folder and digest, its settings and the curves per epoch."""
@@ -57,6 +58,7 @@ def train_model(
         description=description,
         dataset=dataset,
         split=split,
+        held_out=held_out or [],
         progress=current(),
     )
     return {

@@ -79,6 +79,8 @@ def test_lists_are_json_where_a_script_reads_them(run) -> None:
         (("train", "neural_ode", "--dataset", "a" * 5000), 3, "no data set"),
         (("train", "neural_ode", "--dataset", "~nobody-of-that-name/x"), 3, "no data set"),
         (("train", "neural_ode", "--version", "1.0"), 3, "not a semantic version"),
+        (("train", "neural_ode", "--hold-out", "nmap"), 3, "tool=NAME"),
+        (("train", "neural_ode", "--hold-out", "day=2026-99-99"), 3, "--hold-out"),
         (("train", "neural_ode", "--name", "../x"), 3, "not a model name"),
         (("train", "neural_ode", "--rules", "nope"), 3, "nope.yaml: no such file"),
         (("data", "describe", "a" * 5000), 3, "no such file"),

@@ -16,6 +16,7 @@ import yaml
 from robustidps.families import GROUP, discover, family_settings, get_family
 from robustidps.judging import rule_set
 from robustidps.settings import CONFIGS, load_yaml
+from robustidps.traffic.common import Mapping
 from robustidps.traffic.prepare import DatasetConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,8 +42,14 @@ def test_every_family_configuration_belongs_to_a_family_and_loads(file: Path) ->
     assert family_settings(get_family(file.stem))
 
 
+@pytest.mark.parametrize("file", sorted((CONFIGS / "common").glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_mapping_to_common_features_loads(file: Path) -> None:
+    assert load_yaml(file, Mapping).title
+
+
 def test_every_configuration_folder_is_known_to_a_test() -> None:
     assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} == {
+        "common",
         "datasets",
         "training",
         "promotion",

@@ -34,6 +34,7 @@ def result(tmp_path_factory):
         author="Ada",
         description="a trial",
         split="two days",
+        held_out=["tool=worm"],
         dataset="toy",
     )
 
@@ -49,6 +50,8 @@ def test_the_bundle_opens_and_says_where_its_knowledge_comes_from(result):
     assert (facts.dataset, facts.split, facts.seed) == ("toy", "two days", 3)
     assert facts.settings == LinearSettings(seed=3).model_dump()
     assert facts.tools == ["flood", "scan"]  # of attacks; what benign traffic is called is no tool
+    assert facts.services == ["benign"]
+    assert facts.held_out == ["tool=worm"]
     assert metadata.requirements == [f"numpy=={np.__version__}"]
 
 

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from robustidps.errors import DatasetError, MissingExtraError, SchemaError
 from robustidps.evaluation.reference import drift_against_profile, profile
 from robustidps.progress import Progress, silent
-from robustidps.settings import CONFIGS, get_settings, load_yaml, writable
+from robustidps.settings import CONFIGS, get_settings, load_yaml, write_whole
 from robustidps.traffic.trafficset import TrafficSet
 
 if TYPE_CHECKING:
@@ -237,9 +237,9 @@ def drift_report(
         files={"html": "drift.html", "evidently": "evidently.json", "summary": "drift.json"},
         notes=_notes(reference, current, sampled, settings, len(names) - len(comparable), predicted),
     )
-    _write(folder / "drift.html", _dressed(page, summary))
-    _write(folder / "evidently.json", json.dumps(raw, indent=1, default=str) + "\n")
-    _write(folder / "drift.json", json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
+    write_whole(folder / "drift.html", _dressed(page, summary))
+    write_whole(folder / "evidently.json", json.dumps(raw, indent=1, default=str) + "\n")
+    write_whole(folder / "drift.json", json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
     return summary
 
 
@@ -423,17 +423,6 @@ def _sample(n: int, most: int, seed: int) -> npt.NDArray[np.int64] | None:
     if n <= most:
         return None
     return np.sort(np.random.default_rng(seed).choice(n, size=most, replace=False))
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    with writable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -65,6 +65,7 @@ def evaluate(
     seed: int = 0,
     timing: bool = True,
     seen_tools: Iterable[str] | None = None,
+    seen_services: Iterable[str] | None = None,
     flows_per_day: float = FLOWS_PER_DAY,
     progress: Progress = silent,
 ) -> tuple[Evaluation, Predictions]:
@@ -79,6 +80,7 @@ def evaluate(
         timing: measure latency and throughput too (about three seconds).
         seen_tools: attack tools (`TrafficSet.tool`) that were in training; gives recall on seen and unseen ones apart.
             Default: those that the bundle's metadata names.
+        seen_services: the same for benign services; gives false positives on seen and unseen ones apart.
         flows_per_day: benign flows a day that `false_alerts_per_day` is stated for.
 
     Raises:
@@ -105,14 +107,23 @@ def evaluate(
     rows = held_out.select(known)
     blocks = blocks_of(rows)
     notes = list(blocks.notes)
-    if seen_tools is None:
-        training = bundle.metadata.training
-        seen_tools = training.tools if training and training.tools else None
+    if (training := bundle.metadata.training) is not None:
+        seen_tools = seen_tools if seen_tools is not None else training.tools or None
+        seen_services = seen_services if seen_services is not None else training.services or None
     if not known.all():
         notes.append(f"{int((~known).sum())} unlabelled rows were left out")
     p, alerts = probabilities[known], predictions.alerts[known]
     headline, per_class_recall, confusion, alert_recalls = _headline(
-        rows, p, alerts, blocks, seen_tools, flows_per_day, resamples, seed, notes, progress
+        rows,
+        p,
+        alerts,
+        blocks,
+        _seen(rows, seen_tools, seen_services, notes),
+        flows_per_day,
+        resamples,
+        seed,
+        notes,
+        progress,
     )
     windows, figures = _windows(rows, p.argmax(axis=1), blocks, resamples, seed, notes)
     figures["expected_calibration_error"] = m.reliability(p, rows.labels).error
@@ -246,7 +257,7 @@ def _headline(
     p: npt.NDArray[np.float32],
     alerts: npt.NDArray[np.int16],
     blocks: Blocks,
-    seen_tools: Iterable[str] | None,
+    seen: npt.NDArray[np.int64],
     flows_per_day: float,
     resamples: int,
     seed: int,
@@ -258,7 +269,6 @@ def _headline(
     n_benign = int(benign.sum())
     # 1 - p_benign ranks as -p_benign does, and the latter loses no digits near 1.
     depth, resolved = _depth(-p[:, 0].astype(np.float64), benign, notes)
-    seen = _seen(rows, seen_tools, notes)
     folded = fold([rows.labels, p.argmax(axis=1), _alert_code(alerts), depth, seen], blocks)
     true, predicted, alert, depths, tool = folded.patterns.T
     progress("resampling", 0, resamples, unit="resamples")
@@ -274,6 +284,9 @@ def _headline(
         ratios[f"recall_{word}_tools"] = (these & (true == predicted), these)
         ratios[f"detection_{word}_tools"] = (these & (predicted > 0), these)
         ratios[f"alert_recall_{word}_tools"] = (these & (alert == _ALERT), these)
+        these = ~attack & (tool == code)
+        ratios[f"false_positive_rate_{word}_services"] = (these & (predicted > 0), these)
+        ratios[f"alert_false_positive_rate_{word}_services"] = (these & (alert == _ALERT), these)
 
     values = {name: float(_share(totals, ratio)[0]) for name, ratio in ratios.items()}
     drawn = {name: _share(draws, ratio) for name, ratio in ratios.items()}
@@ -391,14 +404,18 @@ def _depth(scores: Floats, benign: Any, notes: list[str]) -> tuple[npt.NDArray[n
     return depth, resolved
 
 
-def _seen(rows: TrafficSet, seen_tools: Iterable[str] | None, notes: list[str]) -> npt.NDArray[np.int64]:
-    """1 where a row's tool was in training, 2 where not, 0 where nobody knows; [N]."""
-    if seen_tools is None:
-        notes.append("tools seen and unseen in training were not told apart")
-        return np.zeros(len(rows), np.int64)
-    tools, inverse = np.unique(rows.tool.astype(str), return_inverse=True)
-    seen = set(seen_tools)
-    return np.array([0 if not t else 1 if t in seen else 2 for t in tools], np.int64)[inverse]
+def _seen(
+    rows: TrafficSet, seen_tools: Iterable[str] | None, seen_services: Iterable[str] | None, notes: list[str]
+) -> npt.NDArray[np.int64]:
+    """1 where a row's attack tool or benign service was in training, 2 where not, 0 where nobody knows; [N]."""
+    code, names = np.zeros(len(rows), np.int64), rows.tool.astype(str)
+    for what, these, known in (("tools", rows.labels > 0, seen_tools), ("services", rows.labels == 0, seen_services)):
+        if known is None:
+            notes.append(f"{what} seen and unseen in training were not told apart")
+        else:
+            these = these & (names != "")
+            code[these] = np.where(np.isin(names[these], list(known)), 1, 2)
+    return code
 
 
 def _windows(

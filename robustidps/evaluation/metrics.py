@@ -30,13 +30,14 @@ __all__ = [
     "precision_at_prevalence",
     "precision_recall_curve",
     "reliability",
+    "roc_auc",
     "table",
     "threshold_at_fpr",
 ]
 
 Floats = npt.NDArray[np.float64]
 FPR_POINTS = ("1e-2", "1e-3", "1e-4")
-PREVALENCES = ("1e-1", "1e-2", "1e-3", "1e-4", "1e-5")
+PREVALENCES = ("1e-1", "1e-2", "1e-3", "1e-4", "1e-5", "1e-6")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,20 @@ METRICS: dict[str, Metric] = {
         Metric("detection_unseen_tools", "share of rows taken for any attack, attack tools that were not"),
         Metric("alert_recall_seen_tools", "share of rows that raise an alert, attack tools that were in training"),
         Metric("alert_recall_unseen_tools", "share of rows that raise an alert, attack tools that were not"),
+        Metric(
+            "false_positive_rate_seen_services", "false_positive_rate on benign services that were in training", "lower"
+        ),
+        Metric("false_positive_rate_unseen_services", "false_positive_rate on benign services that were not", "lower"),
+        Metric(
+            "alert_false_positive_rate_seen_services",
+            "alert_false_positive_rate on benign services that were in training",
+            "lower",
+        ),
+        Metric(
+            "alert_false_positive_rate_unseen_services",
+            "alert_false_positive_rate on benign services that were not",
+            "lower",
+        ),
         Metric("recall_under_evasion", "detection rate under the perturbation that hides each attack tool best"),
         Metric("alert_recall_under_evasion", "alert recall under the perturbation that hides each attack tool best"),
         Metric("latency_p50_ms", "median time of one row, one thread, this host", "lower", False),
@@ -162,6 +177,20 @@ def threshold_at_fpr(benign_scores: npt.ArrayLike, rate: float) -> float:
     # 1e-9: 0.01 * 1000 must allow 10 rows whatever the rounding.
     allowed = int(np.floor(rate * len(scores) + 1e-9))
     return float(scores[allowed]) if allowed < len(scores) else -np.inf
+
+
+def roc_auc(positive: npt.ArrayLike, negative: npt.ArrayLike) -> Floats:
+    """Area under the ROC curve: how often a positive row scores higher than a negative one, equal scores counting half.
+
+    Args:
+        positive, negative: rows of each kind per distinct score, from the lowest up, [..., S].
+
+    Returns:
+        [...]; NaN where there is none of a kind.
+    """
+    p, n = np.asarray(positive, np.float64), np.asarray(negative, np.float64)
+    below = np.cumsum(n, axis=-1) - n / 2
+    return _ratio((p * below).sum(axis=-1), p.sum(axis=-1) * n.sum(axis=-1))
 
 
 def precision_at_prevalence(recall: npt.ArrayLike, fpr: npt.ArrayLike, prevalence: float) -> Floats:

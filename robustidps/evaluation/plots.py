@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: confusion matrix, precision-recall curves, reliability, stability over time.
+"""Pictures of an evaluation: confusion matrix, precision-recall, reliability, stability over time, base rates.
 
 Matplotlib's object interface with the Agg canvas is used throughout, so nothing here touches pyplot's global state and
 flows may draw in several threads. Same evaluation, same bytes: no date or version of the software is written. Colours
@@ -7,6 +7,7 @@ are Okabe and Ito's (2008), told apart with any colour vision; a matrix is one h
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ import numpy.typing as npt
 
 from robustidps.errors import MissingExtraError, SchemaError, printable
 from robustidps.evaluation import metrics as m
+from robustidps.evaluation.base_rates import FLOWS_PER_DAY, BaseRates, amount
 from robustidps.evaluation.evaluate import Predictions
-from robustidps.evaluation.report import Evaluation
-from robustidps.settings import writable
+from robustidps.evaluation.report import Evaluation, Interval
+from robustidps.settings import write_whole
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["draw", "save_figure", "start_figure", "tidy_axes"]
+__all__ = ["draw", "draw_base_rates", "save_figure", "start_figure", "tidy_axes"]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
@@ -28,11 +30,17 @@ _INK, _QUIET, _LINE = "#1b1b1b", "#6a6a6a", "#d9d9d9"
 _DPI = 130
 
 
-def draw(evaluation: Evaluation, predictions: Predictions, held_out: TrafficSet, folder: Path) -> list[Path]:
+def draw(
+    evaluation: Evaluation,
+    predictions: Predictions,
+    held_out: TrafficSet,
+    folder: Path,
+    rates: BaseRates | None = None,
+) -> list[Path]:
     """Writes the pictures of `evaluation` as PNG and returns their paths.
 
-    `confusion_matrix.png`, `precision_recall.png` and `reliability.png`; `stability.png` where the rows have time, and
-    `evasion.png` where evaded traffic was scored.
+    `confusion_matrix.png`, `precision_recall.png` and `reliability.png`; `stability.png` where the rows have time,
+    `base_rates.png` where `rates` are given and known, `evasion.png` where evaded traffic was scored.
 
     Args:
         predictions: what `evaluate` returned beside the evaluation. held_out: the rows it was given.
@@ -53,6 +61,8 @@ def draw(evaluation: Evaluation, predictions: Predictions, held_out: TrafficSet,
     }
     if evaluation.windows:
         pictures["stability"] = _stability(evaluation)
+    if rates and all(row.precision.value is not None and row.alerts.value is not None for row in rates.rows):
+        pictures["base_rates"] = draw_base_rates(evaluation, rates)
     if evaluation.evasion:
         from robustidps.evaluation.evasion_plot import evasion_figure
 
@@ -62,15 +72,9 @@ def draw(evaluation: Evaluation, predictions: Predictions, held_out: TrafficSet,
 
 def save_figure(figure: Any, path: Path) -> Path:
     """Writes a figure as PNG under `path`, all or nothing. Raises StorageError."""
-    part = path.with_name(f"{path.name}.part")
-    with writable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None})
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    return path
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=_DPI, metadata={"Software": None})
+    return write_whole(path, content.getvalue())
 
 
 def start_figure(evaluation: Evaluation, title: str, width: float, height: float) -> Any:
@@ -268,6 +272,46 @@ def _stability(evaluation: Evaluation) -> Any:
     axes.set_xlabel("first flow of the window (UTC)", fontsize=9, color=_QUIET)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, frameon=False, fontsize=8.5)
     return figure
+
+
+def draw_base_rates(evaluation: Evaluation, rates: BaseRates) -> Any:
+    """Precision and analysts needed against the share of flows that are attacks; a figure to be saved."""
+    figure = start_figure(evaluation, "What alerts come to in a network, by how rare attacks are", 9.4, 4.6)
+    left = _axes(figure, left=0.9, bottom=0.65, right=5.0, top=1.15)
+    right = _axes(figure, left=5.25, bottom=0.65, right=1.15, top=1.15)
+    x = [float(row.prevalence) for row in rates.for_flows(FLOWS_PER_DAY[0])]
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xlim(max(x) * 2, min(x) / 2)
+        axes.set_xticks(x, [f"1 in {_short(round(1 / p))}" for p in x])
+        axes.minorticks_off()
+        axes.set_xlabel("flows that are attacks", fontsize=9, color=_QUIET)
+    left.set_yscale("log")
+    left.set_yticks([10.0**-k for k in range(7)], ["100 %", "10 %", "1 %", "0.1 %", "0.01 %", "0.001 %", "0.0001 %"])
+    left.set_ylim(min(x) / 2, 1.5)
+    left.minorticks_off()
+    left.plot(x, x, color=_QUIET, linewidth=1, linestyle=(0, (4, 3)))
+    _band(left, x, [row.precision for row in rates.for_flows(FLOWS_PER_DAY[0])], _COLOURS[0])
+    left.set_title("share of alerts that are attacks (dashed: alerts at random)", fontsize=9, color=_QUIET, loc="left")
+    for flows, colour in zip(FLOWS_PER_DAY, _COLOURS, strict=False):
+        figures = [row.analysts for row in rates.for_flows(flows)]
+        _band(right, x, figures, colour)
+        last = figures[-1].value or 0.0
+        text = f"{amount(last)}\nat {_short(flows)} flows"
+        right.annotate(text, (x[-1], last), (8, 0), textcoords="offset points", fontsize=8, color=colour, va="center")
+    right.set_yscale("log")
+    right.minorticks_off()
+    right.axhline(1, color=_QUIET, linewidth=1, linestyle=(0, (4, 3)))
+    title = f"analysts needed, {amount(rates.alerts_per_analyst)} alerts a day each (dashed: one)"
+    right.set_title(title, fontsize=9, color=_QUIET, loc="left")
+    return figure
+
+
+def _band(axes: Any, x: list[float], figures: list[Interval], colour: str) -> None:
+    """A line through figures, and a band where they have intervals."""
+    axes.plot(x, [f.value for f in figures], color=colour, marker="o", markersize=4.5, linewidth=1.6)
+    if all(f.low is not None and f.high is not None for f in figures):
+        axes.fill_between(x, [f.low for f in figures], [f.high for f in figures], color=colour, alpha=0.2, linewidth=0)
 
 
 def _thin(recall: npt.NDArray[np.float64], precision: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

@@ -18,8 +18,10 @@ from robustidps.settings import check_name
 
 __all__ = ["ModelMetadata", "TrainingFacts", "check_version", "next_version", "version_key"]
 
+MAX_SPLIT = 400
+"""Characters of the split's report that a bundle keeps."""
 MAX_TOOLS = 500
-"""Attack tools that a bundle names; a data set with more of them names none."""
+"""Attack tools, and benign services, that a bundle names; a data set with more of them names none."""
 
 
 def check_version(text: str) -> str:
@@ -54,6 +56,8 @@ class TrainingFacts(BaseModel):
     time_from, time_to: seconds since 1970 UTC of the first and last flow used for training or validation; None where
         the data set has no time.
     tools: attack tools among the training rows, sorted; empty where the data set names none.
+    services: the same of benign services.
+    held_out: what was kept out of training on purpose, as `tool=NAME`, `service=NAME`, `day=YYYY-MM-DD`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,10 +67,12 @@ class TrainingFacts(BaseModel):
     rows: int = Field(ge=0)
     time_from: float | None = None
     time_to: float | None = None
-    split: str = Field(default="", max_length=400)
+    split: str = Field(default="", max_length=MAX_SPLIT)
     seed: int = 0
     settings: dict[str, Any] = Field(default_factory=dict)
     tools: list[Annotated[str, Field(max_length=200)]] = Field(default_factory=list, max_length=MAX_TOOLS)
+    services: list[Annotated[str, Field(max_length=200)]] = Field(default_factory=list, max_length=MAX_TOOLS)
+    held_out: list[Annotated[str, Field(max_length=220)]] = Field(default_factory=list, max_length=3 * MAX_TOOLS)
 
 
 class ModelMetadata(BaseModel):

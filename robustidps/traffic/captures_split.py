@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from robustidps.traffic.holdout import HoldOut
 from robustidps.traffic.splits import PARTS, Split, group_split, shuffled_split
 from robustidps.traffic.trafficset import TrafficSet
 
@@ -23,20 +24,27 @@ PIECES = 5
 
 
 def capture_split(
-    traffic: TrafficSet, *, train: float = 0.6, validation: float = 0.2, gap_rows: int = 0, seed: int = 0
+    traffic: TrafficSet,
+    *,
+    train: float = 0.6,
+    validation: float = 0.2,
+    gap_rows: int = 0,
+    seed: int = 0,
+    hold_out: HoldOut | None = None,
 ) -> Split:
     """Whole captures (`TrafficSet.campaign`) on one side; see the module's text.
 
     Args:
         train, validation: shares of each class, as near as whole captures and pieces allow.
         gap_rows: rows left out after each cut within a capture.
+        hold_out: what is in the test part whatever is drawn; captures and pieces with such a row go there whole.
 
     Raises:
-        DatasetError: a part stays empty.
+        DatasetError: a part stays empty, a held-out name doesn't occur.
     """
     campaign = traffic.campaign.astype(str)
     if not (campaign != "").any():
-        split = shuffled_split(traffic, train=train, validation=validation, seed=seed)
+        split = shuffled_split(traffic, train=train, validation=validation, seed=seed, hold_out=hold_out)
         note = (
             "no capture is named: identical rows are on one side, but rows of one capture lie on both, so figures "
             "flatter the model"
@@ -58,7 +66,12 @@ def capture_split(
                 if number > 1:
                     gone[piece[:gap_rows]] = True
     split = group_split(
-        replace(traffic, campaign=pieces).select(~gone), by="campaign", train=train, validation=validation, seed=seed
+        replace(traffic, campaign=pieces).select(~gone),
+        by="campaign",
+        train=train,
+        validation=validation,
+        seed=seed,
+        hold_out=hold_out,
     )
     report, notes = split.report, list(split.report.notes)
     if cut:

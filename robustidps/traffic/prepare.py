@@ -23,6 +23,7 @@ from robustidps.errors import ConfigError, DatasetError, printable
 from robustidps.progress import Progress, silent
 from robustidps.settings import config_file, known_configs, load_yaml
 from robustidps.traffic.captures_split import capture_split
+from robustidps.traffic.holdout import HoldOut
 from robustidps.traffic.loaders.card import default_folder
 from robustidps.traffic.splits import Split, official_split, shuffled_split, temporal_split
 from robustidps.traffic.trafficset import TrafficSet
@@ -64,6 +65,7 @@ class DatasetConfig(BaseModel):
     rows_per_file: int | None = Field(
         default=None, ge=1, description="about how many rows of each file are read, evenly spread; default all"
     )
+    hold_out: HoldOut = Field(default=HoldOut(), description="tools, services and days kept out of training")
     rules: str = Field(default="default", description="rule set in configs/promotion")
     suffix: str = Field(default="", description="registered models are called FAMILY-SUFFIX; empty for flow64")
     description: str = ""
@@ -214,17 +216,24 @@ def fingerprint(dataset: str, *, data_dir: Path | None = None, schema_file: Path
 
 
 def split_dataset(
-    parts: dict[str, TrafficSet], config: DatasetConfig, *, split: str | None = None, seed: int = 0
+    parts: dict[str, TrafficSet],
+    config: DatasetConfig,
+    *,
+    split: str | None = None,
+    seed: int = 0,
+    hold_out: HoldOut | None = None,
 ) -> Split:
     """Cuts loaded traffic into training, validation and held-out parts as its configuration says.
 
     Args:
         split: another way than the configuration's, by name; `shuffled` leaks near-copies and says so in the report.
+        hold_out: kept out of training besides what the configuration holds out.
 
     Raises:
-        DatasetError: it can't be split that way.
+        DatasetError: it can't be split that way, or has no tool, service or day of a held-out name.
     """
     kind = split or config.split
+    held = config.hold_out | (hold_out or HoldOut())
     if not split and config.otherwise:
         reason = ""
         if kind == "official" and "all" in parts:
@@ -232,21 +241,28 @@ def split_dataset(
         elif kind == "temporal" and not parts["all"].has_time:
             reason = "rows have neither time nor day"
         if reason:
-            made = split_dataset(parts, config, split=config.otherwise, seed=seed)
+            made = split_dataset(parts, config, split=config.otherwise, seed=seed, hold_out=hold_out)
             return replace(made, report=replace(made.report, notes=[f"not {kind}: {reason}", *made.report.notes]))
     if kind == "official":
         if set(parts) != {"train", "test"}:
             raise DatasetError("has no official split", remedy="use --split temporal")
-        return official_split(parts["train"], parts["test"], validation=config.validation, seed=seed)
+        return official_split(parts["train"], parts["test"], validation=config.validation, seed=seed, hold_out=held)
     whole = parts["all"] if "all" in parts else TrafficSet.concat(parts.values())
     if kind == "temporal":
-        return temporal_split(whole, train=config.train, validation=config.validation, gap_s=config.gap_s)
+        return temporal_split(
+            whole, train=config.train, validation=config.validation, gap_s=config.gap_s, hold_out=held
+        )
     if kind == "captures":
         return capture_split(
-            whole, train=config.train, validation=config.validation, gap_rows=config.gap_rows, seed=seed
+            whole,
+            train=config.train,
+            validation=config.validation,
+            gap_rows=config.gap_rows,
+            seed=seed,
+            hold_out=held,
         )
     if kind == "shuffled":
-        return shuffled_split(whole, train=config.train, validation=config.validation, seed=seed)
+        return shuffled_split(whole, train=config.train, validation=config.validation, seed=seed, hold_out=held)
     raise ConfigError(f"no split {printable(kind)!r}", remedy="known: temporal, official, captures, shuffled")
 
 

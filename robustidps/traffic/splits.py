@@ -8,11 +8,11 @@
 What all of them guarantee (tests/traffic/test_splits.py asks for it on random sets): no row is in two parts; no
 campaign crosses a boundary (`shuffled_split` apart); rows with equal features never lie on two sides, since a model
 is asked for what it has seen word for word otherwise. What that costs is counted per class in the `SplitReport`.
+All of them take a `HoldOut`: tools, services and days that are in the test part and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustidps.errors import DatasetError, SchemaError
+from robustidps.traffic.holdout import HoldOut
 from robustidps.traffic.trafficset import TrafficSet
 
 __all__ = [
@@ -47,6 +48,8 @@ class SplitReport:
     dropped: rows left out, by reason, then by class.
     duplicates: rows of validation and test that equal a row of an earlier part, by class.
     duplicates_removed: whether they were taken out or only counted.
+    held_out: per name that was held out (`tool=NAME`, `service=NAME`, `day=DATE`) its rows in the test part, and how
+        many more were taken out of it because they equal a training or validation row.
     """
 
     kind: str
@@ -56,6 +59,7 @@ class SplitReport:
     duplicates: dict[str, Counts]
     duplicates_removed: bool
     notes: list[str] = field(default_factory=list)
+    held_out: dict[str, Counts] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,6 +69,9 @@ class SplitReport:
         for name, part in self.parts.items():
             when = f", {part['first']} to {part['last']}" if part["first"] else ""
             lines.append(f"  {name}: {part['rows']} rows, {len(part['classes'])} classes{when}")
+        for name, counts in self.held_out.items():
+            removed = f" (and {counts['duplicates']} equal to an earlier row)" if counts["duplicates"] else ""
+            lines.append(f"  held out, {name}: {counts['test']} rows in test{removed}")
         for reason, counts in self.dropped.items():
             if counts:
                 lines.append(f"  dropped, {reason}: {sum(counts.values())} ({_listed(counts)})")
@@ -92,19 +99,22 @@ def temporal_split(
     at: tuple[float, float] | None = None,
     whole_days: bool | None = None,
     duplicates: Literal["remove", "count"] = "remove",
+    hold_out: HoldOut | None = None,
 ) -> Split:
     """Earlier rows train, later ones test.
 
     Args:
-        train, validation: shares of the *time* that the set spans (not of its rows: one flood would shift them).
+        train, validation: shares of the *time* that the set spans (not of its rows: one flood would shift them),
+            days that are held out not counted.
         gap_s: seconds left out after each boundary, so that what runs on across it is in neither part.
         at: the two boundaries themselves, seconds since 1970, instead of shares.
         whole_days: move boundaries to the nearest midnight UTC. Default: when the set spans five days or more, so
             that a day's benign service, which is a campaign, stays whole.
         duplicates: "remove" takes rows that equal one of an earlier part out of the later one; "count" leaves them.
+        hold_out: what is in the test part whenever it happened, the training days included.
 
     Raises:
-        DatasetError: rows without a time, shares that leave a part empty.
+        DatasetError: rows without a time, shares that leave a part empty, a held-out name that doesn't occur.
     """
     _check_shares(train, validation)
     if not traffic.has_time:
@@ -113,7 +123,11 @@ def temporal_split(
             where=_name(traffic),
             remedy="use the set's official split, or group_split where it has campaigns or sources",
         )
-    first, last = float(traffic.time.min()), float(traffic.time.max())
+    held = _held_out(traffic, hold_out)
+    rest = traffic.time[~held.rows]
+    if not len(rest):
+        raise DatasetError("everything is held out: nothing is left to train on", where=_name(traffic))
+    first, last = float(rest.min()), float(rest.max())
     if at is None:
         whole_days = last - first >= 5 * _DAY if whole_days is None else whole_days
         at = (first + train * (last - first), first + (train + validation) * (last - first))
@@ -121,13 +135,14 @@ def temporal_split(
             at = (round(at[0] / _DAY) * _DAY, round(at[1] / _DAY) * _DAY)
     part = np.searchsorted(np.asarray(at), traffic.time, side="right").astype(np.int8)
     dropped = {"unlabelled": _drop(traffic, part, ~traffic.labelled)}
-    since = np.where(part > 0, traffic.time - np.asarray(at)[np.maximum(part, 1) - 1], np.inf)
+    since = np.where((part > 0) & ~held.rows, traffic.time - np.asarray(at)[np.maximum(part, 1) - 1], np.inf)
+    held.set_aside(traffic, part, dropped)
     # Straddling first: a campaign whose later rows fall into the gap has still been cut.
     straddling = _straddling(traffic, part)
     dropped["in the gap after a boundary"] = _drop(traffic, part, since < gap_s)
     dropped["of a campaign that began in an earlier part"] = _drop(traffic, part, straddling)
     parameters = {"train": train, "validation": validation, "gap_s": gap_s, "boundaries": [_iso(t) for t in at]}
-    return _finish("temporal", traffic, part, dropped, parameters, duplicates == "remove")
+    return _finish("temporal", traffic, part, dropped, parameters, duplicates == "remove", held=held)
 
 
 def group_split(
@@ -136,7 +151,7 @@ def group_split(
     by: Literal["campaign", "source", "tool"] = "campaign",
     train: float = 0.6,
     validation: float = 0.2,
-    hold_out: Collection[str] = (),
+    hold_out: HoldOut | None = None,
     seed: int = 0,
     duplicates: Literal["remove", "count"] = "remove",
 ) -> Split:
@@ -144,7 +159,7 @@ def group_split(
 
     Args:
         by: what a group is. A row without a name is a group of its own. Groups that share a campaign stay together.
-        hold_out: groups that go to the test part whatever is drawn, such as attack tools nobody trained on.
+        hold_out: what is in the test part whatever is drawn; groups with such a row go there whole.
 
     Raises:
         DatasetError: no row has such a name, a held-out name doesn't occur, a part stays empty.
@@ -153,30 +168,27 @@ def group_split(
     names = getattr(traffic, by).astype(str)
     if not (names != "").any():
         raise DatasetError(f"no row has a {by}", where=_name(traffic), remedy="choose another `by`")
-    unknown = sorted(set(hold_out) - set(names.tolist()))
-    if unknown:
-        raise DatasetError(f"there is no {by} {unknown[:5]} to hold out", where=_name(traffic))
+    held = _held_out(traffic, hold_out)
     part = np.zeros(len(traffic), np.int8)
     dropped = {"unlabelled": _drop(traffic, part, ~traffic.labelled)}
     group = _joined(_codes(names), _codes(traffic.campaign.astype(str)))
-    forced = (
-        np.isin(group, np.unique(group[np.isin(names, list(hold_out))])) if hold_out else np.zeros(len(group), bool)
-    )
+    forced = np.isin(group, np.unique(group[held.rows]))
     open_ = (part != _NOWHERE) & ~forced
     rng = np.random.default_rng(seed)
     part[open_] = _assign(group[open_], traffic.labels[open_], (train, validation, 1.0 - train - validation), rng)
     part[(part != _NOWHERE) & forced] = 2
-    parameters = {
-        "by": by, "train": train, "validation": validation, "seed": seed, "hold_out": sorted(hold_out),
-    }  # fmt: skip
-    return _finish("group", traffic, part, dropped, parameters, duplicates == "remove")
+    parameters = {"by": by, "train": train, "validation": validation, "seed": seed}
+    return _finish("group", traffic, part, dropped, parameters, duplicates == "remove", held=held)
 
 
-def official_split(train: TrafficSet, test: TrafficSet, *, validation: float = 0.1, seed: int = 0) -> Split:
+def official_split(
+    train: TrafficSet, test: TrafficSet, *, validation: float = 0.1, seed: int = 0, hold_out: HoldOut | None = None
+) -> Split:
     """A data set's own two files. Validation is a share of train, by class; rows with equal features stay together.
 
     The test part keeps every labelled row, so that figures compare with others'; those that equal a training row are
-    counted in the report.
+    counted in the report. What is held out of the train file joins the test, and figures compare no longer: a note
+    says so.
 
     Raises:
         SchemaError: the two have different schemas. DatasetError: a part stays empty.
@@ -189,16 +201,29 @@ def official_split(train: TrafficSet, test: TrafficSet, *, validation: float = 0
     in_test = np.arange(len(both)) >= len(train)
     part = np.where(in_test, 2, 0).astype(np.int8)
     dropped = {"unlabelled": _drop(both, part, ~both.labelled)}
+    held = _held_out(both, hold_out)
+    held.set_aside(both, part, dropped)
+    moved = int((part[~in_test] == 2).sum())
+    notes = (
+        [f"{moved} rows of the train file were held out, so the test is not the official one alone"] if moved else []
+    )
     mine = (part == 0) & ~in_test
     group = _joined(identical_rows(both.features[mine]), _codes(both.campaign[mine].astype(str)))
     rng = np.random.default_rng(seed)
     part[mine] = _assign(group, both.labels[mine], (1.0 - validation, validation), rng)
     both = replace(both, provenance=train.provenance)
     parameters = {"validation": validation, "seed": seed}
-    return _finish("official", both, part, dropped, parameters, remove=False)
+    return _finish("official", both, part, dropped, parameters, remove=False, notes=notes, held=held)
 
 
-def shuffled_split(traffic: TrafficSet, *, train: float = 0.6, validation: float = 0.2, seed: int = 0) -> Split:
+def shuffled_split(
+    traffic: TrafficSet,
+    *,
+    train: float = 0.6,
+    validation: float = 0.2,
+    seed: int = 0,
+    hold_out: HoldOut | None = None,
+) -> Split:
     """Rows at random, by class. Rows with equal features stay together; campaigns are cut.
 
     For comparison with published figures, which mostly come from such splits and don't hold on other traffic.
@@ -206,13 +231,15 @@ def shuffled_split(traffic: TrafficSet, *, train: float = 0.6, validation: float
     _check_shares(train, validation)
     part = np.zeros(len(traffic), np.int8)
     dropped = {"unlabelled": _drop(traffic, part, ~traffic.labelled)}
-    rows = part != _NOWHERE
+    held = _held_out(traffic, hold_out)
+    held.set_aside(traffic, part, dropped)
+    rows = part == 0
     rng = np.random.default_rng(seed)
     shares = (train, validation, 1.0 - train - validation)
     part[rows] = _assign(identical_rows(traffic.features[rows]), traffic.labels[rows], shares, rng)
     notes = ["rows were shuffled: campaigns lie on both sides, so figures flatter the model"]
     parameters = {"train": train, "validation": validation, "seed": seed}
-    return _finish("shuffled", traffic, part, dropped, parameters, True, notes)
+    return _finish("shuffled", traffic, part, dropped, parameters, True, notes, held)
 
 
 def identical_rows(features: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
@@ -233,6 +260,29 @@ def identical_rows(features: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     return code.astype(np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class _Held:
+    """Rows that were held out, bool [N]: all of them, and by name."""
+
+    rows: npt.NDArray[np.bool_]
+    by_name: dict[str, npt.NDArray[np.bool_]]
+
+    def set_aside(self, traffic: TrafficSet, part: npt.NDArray[np.int8], dropped: dict[str, Counts]) -> None:
+        """Puts the rows into the test part; earlier rows of a campaign that has some of them are left out."""
+        if not self.by_name:
+            return
+        part[self.rows & (part != _NOWHERE)] = 2
+        code = _codes(traffic.campaign.astype(str))
+        mates = np.isin(code, np.unique(code[self.rows])) & ~self.rows & (part < 2)
+        dropped["of a campaign that was held out in part"] = _drop(traffic, part, mates)
+
+
+def _held_out(traffic: TrafficSet, hold_out: HoldOut | None) -> _Held:
+    """Raises DatasetError: a name that doesn't occur."""
+    by_name = hold_out.masks(traffic) if hold_out else {}
+    return _Held(np.any([*by_name.values(), np.zeros(len(traffic), bool)], axis=0), by_name)
+
+
 def _finish(
     kind: str,
     traffic: TrafficSet,
@@ -241,9 +291,11 @@ def _finish(
     parameters: dict[str, Any],
     remove: bool,
     notes: list[str] | None = None,
+    held: _Held | None = None,
 ) -> Split:
     """Takes duplicates out of later parts (or counts them), makes the parts and says what happened."""
     notes = list(notes or [])
+    by_name = held.by_name if held else {}
     code = identical_rows(traffic.features)
     earliest = np.full(int(code.max()) + 1 if len(code) else 0, len(PARTS), np.int64)
     kept = part != _NOWHERE
@@ -252,6 +304,12 @@ def _finish(
     duplicates = {PARTS[p]: _by_class(traffic, double & (part == p)) for p in (1, 2)}
     if remove:
         part = np.where(double, _NOWHERE, part).astype(np.int8)
+    held_out = {
+        name: {"test": int((rows & (part == 2)).sum()), "duplicates": int((rows & double).sum()) if remove else 0}
+        for name, rows in by_name.items()
+    }
+    if gone := [name for name, counts in held_out.items() if not counts["test"]]:
+        notes.append(f"no row of {', '.join(gone)} is left in test: all equal an earlier row, or have no label")
     sets = {}
     for index, name in enumerate(PARTS):
         chosen = traffic.select(part == index)
@@ -278,6 +336,7 @@ def _finish(
         duplicates=duplicates,
         duplicates_removed=remove,
         notes=notes,
+        held_out=held_out,
     )
     return Split(sets["train"], sets["validation"], sets["test"], report)
 

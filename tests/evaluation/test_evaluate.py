@@ -113,6 +113,28 @@ def test_tools_seen_and_unseen_are_told_apart(bundle, make):
     assert any("not told apart" in n for n in unknown.notes)
 
 
+def test_benign_services_seen_and_unseen_are_told_apart(bundle, make):
+    tools = np.array(["web", "web", "voip", "voip", "voip", "", "web"], dtype=object)
+    traffic = make.traffic([B, F, F, UNSURE, B, F, F], [0, 0, 0, 0, 0, 0, 1], tool=tools)
+    bundle.training = TrainingFacts(dataset="d", data_digest="", rows=1, tools=["web"], services=["web"])
+    e, _ = evaluate(bundle, traffic, dataset="d", timing=False)
+    assert e.metric("false_positive_rate_seen_services") == 0.5
+    assert e.metric("false_positive_rate_unseen_services") == pytest.approx(2 / 3)
+    assert e.metric("alert_false_positive_rate_seen_services") == 0.5
+    assert e.metric("alert_false_positive_rate_unseen_services") == pytest.approx(1 / 3)
+    given, _ = evaluate(bundle, traffic, dataset="d", timing=False, seen_services={"web"})
+    assert given.headline == e.headline
+
+
+def test_a_bundle_from_before_services_were_named_leaves_them_unknown(bundle, make):
+    facts = {"dataset": "d", "data_digest": "", "rows": 1, "tools": ["flood"]}
+    bundle.training = TrainingFacts.model_validate(facts)
+    e, _ = evaluate(bundle, make.traffic([B, F], [0, 1], tool=["web", "flood"]), dataset="d", timing=False)
+    assert e.metric("recall_seen_tools") == 1.0
+    assert e.metric("false_positive_rate_seen_services") is None
+    assert any("services seen and unseen" in n for n in e.notes)
+
+
 def test_stability_is_the_worst_window_over_the_mean(bundle, make):
     n, labels = 1000, np.zeros(1000, int)
     p = np.tile(B, (n, 1))

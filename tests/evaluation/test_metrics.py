@@ -104,3 +104,12 @@ def test_names_are_known_or_not():
 
 def test_every_metric_is_in_the_docs():
     assert m.table() in (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_the_area_under_the_roc_curve_is_scikit_learns_with_ties_and_weights():
+    rng = np.random.default_rng(0)
+    scores, labels, weights = rng.integers(0, 9, 300), rng.random(300) < 0.3, rng.integers(0, 4, 300)
+    counts = [np.bincount(scores[kind], weights[kind], minlength=9) for kind in (labels, ~labels)]
+    assert m.roc_auc(*counts) == pytest.approx(sk.roc_auc_score(labels, scores, sample_weight=weights))
+    assert m.roc_auc([[0, 2], [2, 0]], [[3, 0], [0, 3]]).tolist() == [1.0, 0.0]
+    assert np.isnan(m.roc_auc([1, 1], [0, 0]))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from robustidps.errors import SchemaError
+from robustidps.evaluation.base_rates import base_rates
 from robustidps.evaluation.evaluate import evaluate
 from robustidps.evaluation.plots import draw
 
@@ -44,6 +45,14 @@ def test_without_time_there_is_no_picture_of_stability(bundle, make, tmp_path):
     traffic = make.traffic([[1.0, 0, 0]] * 5, [0, 0, 0, 1, 1])  # no row of Scan, none predicted
     e, p = evaluate(bundle, traffic, dataset="d", timing=False)
     assert len(draw(e, p, traffic, tmp_path)) == 3
+
+
+def test_base_rates_are_drawn_where_they_are_known(drawn, bundle, make, traffic, tmp_path):
+    e, p, _ = drawn
+    assert draw(e, p, traffic, tmp_path, base_rates(e, 48))[-1].name == "base_rates.png"
+    benign = make.traffic([[1.0, 0, 0]] * 5, [0] * 5)
+    e, p = evaluate(bundle, benign, dataset="d", timing=False)
+    assert "base_rates.png" not in {f.name for f in draw(e, p, benign, tmp_path, base_rates(e, 48))}
 
 
 def test_predictions_of_other_rows_are_refused(drawn, traffic, tmp_path):

@@ -33,6 +33,7 @@ def test_the_demo_promotes_a_good_model_refuses_a_starved_one_and_scores_a_captu
     assert {"confusion_matrix.png", "evasion.png", "drift.html"} <= {
         Path(f).name for f in summary["files"] if Path(f).is_file()
     }
+    assert Path(summary["page"]).name == "evaluation.html" and Path(summary["page"]).is_file()
     registry = ModelRegistry(settings=Settings(home=tmp_path / "demo"))
     assert registry.verify().ok
     record = registry.resolve("neural_ode", "1.0.0")

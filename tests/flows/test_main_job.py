@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import sqlite3
@@ -36,7 +37,16 @@ def test_mlflow_holds_curves_figures_pictures_and_the_command_that_repeats_it(
     )
     assert run.data.tags["robustidps.repeat"].startswith("robustidps train neural_ode --dataset")
     names = {f.path for f in client.list_artifacts(version.run_id, "evaluation")}
-    assert {"evaluation/confusion_matrix.png", "evaluation/drift.html"} <= names
+    assert {"evaluation/confusion_matrix.png", "evaluation/drift.html", "evaluation/evaluation.html"} <= names
+
+
+def test_the_evaluation_page_tells_the_split_the_drift_and_what_alerts_come_to(trained: dict) -> None:
+    page = Path(trained["page"]).read_text(encoding="utf-8")
+    for line in trained["split"]["text"].splitlines():
+        assert html.escape(line.strip()) in page
+    assert trained["drift"]["headline"] in html.unescape(page) and 'href="drift.html"' in page
+    assert trained["digest"] in page and page.count("data:image/png;base64,") == 5
+    assert "1\N{NO-BREAK SPACE}in\N{NO-BREAK SPACE}1,000,000" in page
 
 
 def test_prefect_kept_results_as_json_and_made_artefacts(trained: dict) -> None:
@@ -45,7 +55,9 @@ def test_prefect_kept_results_as_json_and_made_artefacts(trained: dict) -> None:
     with sqlite3.connect(Path(os.environ["PREFECT_HOME"]) / "prefect.db") as database:
         keys = {row[0] for row in database.execute("select key from artifact where key is not null")}
         states = dict(database.execute("select flow.name, state_type from flow_run join flow on flow.id = flow_id"))
-    assert {"toy-evaluation", "toy-evaluation-classes", "toy-drift", "toy-promotion"} <= keys
+        (shown,) = database.execute("select data from artifact where key = 'toy-evaluation'").fetchone()
+    assert {"toy-evaluation", "toy-evaluation-classes", "toy-page", "toy-drift", "toy-promotion"} <= keys
+    assert "base rates: alerts a day" in shown and "| 1e-6 |" in shown
     assert states["train"] == "COMPLETED"
 
 
@@ -117,8 +129,21 @@ def test_scoring_writes_a_row_per_flow_without_mlflow_or_prefect(
 def test_evaluating_anew_gives_the_same_figures(trained: dict, command) -> None:
     done = command("evaluate", "toy", "1.0.0", "--json")
     assert done.returncode == 0, done.stderr
-    headline = json.loads(done.stdout)["headline"]
-    assert headline["accuracy"] == trained["evaluation"]["headline"]["accuracy"]
+    content = json.loads(done.stdout)
+    assert content["headline"]["accuracy"] == trained["evaluation"]["headline"]["accuracy"]
+    assert len(content["base_rates"]["rows"]) == 15
+    page = Path(content["files"][0])
+    assert page.name == "evaluation.html" and 'href="../drift.html"' in page.read_text(encoding="utf-8")
+
+
+def test_evaluating_anew_prints_the_base_rates_and_where_the_page_lies(
+    trained: dict, command, toy: Path, tmp_path: Path
+) -> None:
+    done = command("evaluate", "toy", "--on", toy, "--out", tmp_path, ROBUSTIDPS_ALERTS_PER_ANALYST="20")
+    assert done.returncode == 0, done.stderr
+    assert "20 alerts each" in done.stdout and (tmp_path / "evaluation.html").as_uri() in done.stdout
+    page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
+    assert "drift.html" not in page and "temporal split" not in page  # those are of other traffic
 
 
 def test_a_taken_version_is_refused_before_any_training(trained: dict, command, toy: Path) -> None:

@@ -29,13 +29,14 @@ from robustidps.traffic.simulator import (
 from robustidps.traffic.simulator.build import ACK, DAY, PACKET, PSH, SYN, packets
 from robustidps.traffic.simulator.catalogue import APPLICATIONS, CLASSES, SHARES, TOOLS
 from robustidps.traffic.simulator.day import stream
-from robustidps.traffic.simulator.plan import TCP, Open
+from robustidps.traffic.simulator.dialects import FAMILIES, draw
+from robustidps.traffic.simulator.plan import ICMP, ICMP6, TCP, UDP, Open, Plan, talk
 from robustidps.traffic.simulator.simulate import day_plan, write_day
 from robustidps.traffic.trafficset import TrafficSet
 
 SMALL = SimulatorSettings(days=2, packets_per_day=8000)
 
-PINNED = "20cf57999f06d198a0be17d5d2ed2e373a442e71f6c33ab9128d094e3b4cdbb6"
+PINNED = "0336c7d57759ab0858b3f6f2a061b1b6982d113606671927c195a6e5350dff0d"
 """SHA-256 of both captures of `SMALL`, in which every tool appears.
 
 Where it must change, raise SIMULATOR_VERSION: results name the version."""
@@ -53,6 +54,10 @@ def built(settings: SimulatorSettings, number: int = 0):
     return day, sent, flows
 
 
+def seen_whole(flows: dict[str, np.ndarray]) -> np.ndarray:
+    return (flows["ways"] == 3) & (flows["skip"] == 0) & (flows["keep"] == 1 << 40)
+
+
 def sha(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -63,7 +68,7 @@ def test_this_version_makes_the_packets_it_always_made(tmp_path: Path):
         write_day(SMALL, number, tmp_path / "day.pcap")
         digest.update((tmp_path / "day.pcap").read_bytes())
         tools |= set(day_plan(SMALL, number).plan.names)
-    assert (SIMULATOR_VERSION, digest.hexdigest()) == (1, PINNED)
+    assert (SIMULATOR_VERSION, digest.hexdigest()) == (2, PINNED)
     assert tools >= {tool for names in TOOLS.values() for tool in names}, "the pinned days lack a tool"
 
 
@@ -189,6 +194,89 @@ def test_difficulty_brings_attacks_closer_to_benign_traffic():
     assert spread(0.9) > 2 * spread(0.0)
 
 
+def test_every_tool_is_there_on_every_day_of_an_ordinary_simulation():
+    everything = {tool for names in TOOLS.values() for tool in names}
+    for number in range(2):
+        assert everything <= set(day_plan(SimulatorSettings(), number).plan.names)
+
+
+def test_no_two_of_a_familys_dialects_are_alike_and_all_keep_to_its_ranges():
+    for name, family in FAMILIES.items():
+        dialects = draw(np.random.default_rng(1), family, 200).columns
+        pairs = np.column_stack([dialects["up"], dialects["pause"]])
+        assert len(np.unique(pairs, axis=0)) == 200, name
+        for column in ("up", "down", "pause", "rounds", "wait"):
+            low, high = getattr(family, column)
+            assert dialects[column].min() >= low * 0.999 and dialects[column].max() <= high * 1.001, (name, column)
+        assert set(dialects["protocol"]) <= set(family.transports)
+        assert dialects["answers"].max() <= family.answers[1]
+
+
+def test_a_day_has_dialects_of_its_own_and_keeps_the_sites():
+    days = [built(SimulatorSettings(packets_per_day=100_000), number) for number in (0, 1)]
+    ports = []
+    for day, _, flows in days:
+        mine = flows["tool"] == day.plan.names.index("other_udp")
+        ports.append(set(flows["dport"][mine].tolist()))
+    shared, first = ports[0] & ports[1], ports[0]
+    assert 0.4 * len(first) < len(shared) < len(first)
+
+
+def test_a_family_of_protocols_can_change_like_any_service():
+    change = ServiceChange(service="rpc", day=0, size=0.2, port=9999)
+    day, _, flows = built(SMALL.model_copy(update={"drift": (change,)}))
+    assert set(flows["dport"][flows["tool"] == day.plan.names.index("rpc")]) == {9999}
+
+
+def test_captures_begin_and_end_in_the_middle_of_some_conversations_and_of_some_only_one_direction_is_seen():
+    _, sent, flows = built(SimulatorSettings(packets_per_day=60_000))
+    first = sent[np.unique(sent["flow"], return_index=True)[1]]
+    opened = (flows["protocol"] == TCP) & (flows["opening"] == Open.FULL)
+    begun = first["flags"] & SYN == 0
+    assert 0.02 < np.mean(begun[opened]) < 0.3
+    one_way = flows["ways"] != 3
+    assert 0.005 < np.mean(one_way) < 0.2
+    ways = np.zeros((len(one_way), 2))
+    np.add.at(ways, (sent["flow"], sent["direction"] & 1), 1)
+    assert np.mean(ways[one_way].min(1) == 0) == 1
+
+
+def test_what_the_sensor_misses_never_takes_a_whole_flow():
+    plan, world = Plan(), day_plan(SMALL, 0).world
+    plan.add(
+        talk(np.arange(3), (0, 100, 0.0), (0, 100, 0.1)),
+        t0=np.array([10.0, 20.0, 30.0]), client=0, server=200, protocol=UDP, skip=[0, 9, 0], keep=[1, 1 << 40, 9],
+        ways=[3, 3, 2],
+    )  # fmt: skip
+    sent, _ = packets(plan, world, np.random.default_rng(0))
+    assert np.bincount(sent["flow"]).tolist() == [1, 1, 2]
+
+
+def test_an_unknown_column_of_a_plan_is_named():
+    with pytest.raises(TypeError, match="colour"):
+        Plan().add(t0=np.zeros(1), client=0, server=1, colour=3)
+
+
+def test_traffic_is_over_ipv4_and_ipv6_and_not_only_tcp_udp_and_icmp():
+    _, _, flows = built(SimulatorSettings(packets_per_day=60_000))
+    assert 0.03 < np.mean(flows["ip_version"] == 6) < 0.3
+    assert {TCP, UDP, ICMP, ICMP6} < set(flows["protocol"].tolist())
+    assert not np.any((flows["protocol"] == ICMP) & (flows["ip_version"] == 6))
+    assert not np.any((flows["protocol"] == ICMP6) & (flows["ip_version"] == 4))
+
+
+def test_a_dns_tunnel_is_a_long_flow():
+    settings = SimulatorSettings(packets_per_day=100_000, classes=("Malware-Backdoor",))
+    lengths: dict[str, list[int]] = {"dns2tcp": [], "dns_exfil": [], "iodine": []}
+    for number in range(4):
+        day, sent, flows = built(settings, number)
+        count = np.bincount(sent["flow"], minlength=len(flows["t0"]))
+        for tool in lengths:
+            if tool in day.plan.names:
+                lengths[tool] += count[flows["tool"] == day.plan.names.index(tool)].tolist()
+    assert all(np.median(counts) > 25 for counts in lengths.values())
+
+
 def test_packets_are_in_order_and_within_their_day():
     _, sent, _ = built(SMALL)
     assert sent.dtype == PACKET
@@ -201,7 +289,7 @@ def test_tcp_sequence_numbers_follow_from_the_bytes():
     day = day_plan(SMALL, 0)
     day.world.columns["loss"][:] = 0
     sent, flows = packets(day.plan, day.world, stream(SMALL, 0, "packets"))
-    tcp = (flows["protocol"] == TCP) & (flows["opening"] == Open.FULL) & (flows["relay"] == 0)
+    tcp = (flows["protocol"] == TCP) & (flows["opening"] == Open.FULL) & (flows["relay"] == 0) & seen_whole(flows)
     checked = steps = backward = 0
     for flow in np.flatnonzero(tcp)[::7]:
         mine = sent[sent["flow"] == flow]
@@ -222,7 +310,7 @@ def test_tcp_sequence_numbers_follow_from_the_bytes():
             steps, backward = steps + len(told), backward + int(np.sum(np.diff(told) < 0))
         checked += 1
     assert checked > 20
-    assert backward < 0.02 * steps  # a delayed acknowledgement may come after a later one, rarely
+    assert backward < 0.03 * steps  # a delayed acknowledgement may come after a later one, rarely
 
 
 def test_lost_segments_are_sent_again():
@@ -248,27 +336,44 @@ def test_a_man_in_the_middle_doubles_packets():
 def test_scapy_reads_the_same_headers_and_finds_every_checksum_right(tmp_path: Path):
     scapy = pytest.importorskip("scapy.all")
     capture = tmp_path / "day.pcap"
-    write_day(SMALL.model_copy(update={"packets_per_day": 2000}), 0, capture)
+    write_day(SMALL.model_copy(update={"packets_per_day": 4000}), 0, capture)
     seen = set()
     with scapy.RawPcapReader(str(capture)) as reader:
         for k, (raw, meta) in enumerate(reader):
-            if k % 9:
+            if k % 7 and raw[23] in (TCP, UDP):  # every packet of the rarer kinds
                 continue
-            assert len(raw) == min(meta.wirelen, 74)
-            ip = scapy.Ether(raw)[scapy.IP]
-            assert max(60, 14 + ip.len) == meta.wirelen
-            padded = bytes(ip)[: ip.len]
-            padded += bytes(ip.len - len(padded))  # what the sensor cut off are zeros
-            again = scapy.IP(padded)
-            told = again.chksum, again.payload.chksum
-            del again.chksum, again.payload.chksum
-            fresh = scapy.IP(bytes(again))
-            assert told == (fresh.chksum, fresh.payload.chksum), fresh.summary()
-            seen.add(ip.payload.name)
-            if ip.proto == 6:
-                assert ip.payload.dataofs * 4 + 20 <= ip.len
+            frame = scapy.Ether(raw)
+            six = frame.type == 0x86DD
+            assert len(raw) == min(meta.wirelen, 94 if six else 74)
+            ip = frame.payload
+            length = 40 + ip.plen if six else ip.len
+            assert max(60, 14 + length) == meta.wirelen
+            padded = bytes(ip)[:length]
+            padded += bytes(length - len(padded))  # what the sensor cut off are zeros
+            protocol = ip.nh if six else ip.proto
+            again = type(ip)(padded)
+            if not six:
+                told = again.chksum
+                del again.chksum
+                assert told == type(ip)(bytes(again)).chksum
+            if protocol not in (TCP, UDP, ICMP, ICMP6):
+                seen.add("other")
+                continue
+            name = "ICMPv6" if protocol == ICMP6 else type(ip.payload).__name__
+            place = {TCP: 16, UDP: 6, ICMP: 2, ICMP6: 2}[protocol]
+            segment = padded[40 if six else 20 :]
+            zeroed = segment[:place] + bytes(2) + segment[place + 2 :]
+            if protocol == ICMP:
+                fresh = scapy.checksum(zeroed)
+            else:
+                fresh = (scapy.in6_chksum if six else scapy.in4_chksum)(protocol, ip, zeroed)
+            told = int.from_bytes(segment[place : place + 2], "big")
+            assert told == (fresh or 0xFFFF if protocol == UDP else fresh), ip.summary()
+            seen.add((ip.version, name))
+            if protocol == TCP:
+                assert ip.payload.dataofs * 4 + (40 if six else 20) <= length
                 assert str(ip.payload.flags) in _KNOWN_FLAGS
-    assert seen == {"TCP", "UDP", "ICMP"}
+    assert seen == {(4, "TCP"), (4, "UDP"), (4, "ICMP"), (6, "TCP"), (6, "UDP"), (6, "ICMPv6")} | {"other"}
 
 
 _KNOWN_FLAGS = {"S", "SA", "A", "PA", "FA", "R", "RA", "SEC", "SAE", "", "FSPU", "FPU"}
@@ -371,7 +476,7 @@ def test_a_fresh_capture_is_a_small_pcap_without_a_truth(tmp_path: Path):
     path = fresh_capture(tmp_path / "deep" / "fresh.pcap", seed=7)
     assert [p.name for p in path.parent.iterdir()] == ["fresh.pcap"]
     magic, *_, snaplen, link = struct.unpack("<IHHiIII", path.read_bytes()[:24])
-    assert (magic, snaplen, link) == (0xA1B2C3D4, 74, 1)
+    assert (magic, snaplen, link) == (0xA1B2C3D4, 94, 1)
     assert 100_000 < path.stat().st_size < 5_000_000
 
 

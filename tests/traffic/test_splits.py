@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from robustidps.errors import DatasetError, SchemaError
+from robustidps.traffic.holdout import HoldOut
 from robustidps.traffic.schema import Feature, TrafficSchema
 from robustidps.traffic.splits import (
     Split,
@@ -181,11 +182,11 @@ def test_rows_without_a_time_are_not_split_by_it():
 
 def test_a_held_out_tool_is_in_the_test_alone():
     tool = np.array(["nmap", "masscan", "zmap", "unicorn"] * 50, object)
-    split = group_split(evenly(tool=tool), by="tool", hold_out=["zmap"])
+    split = group_split(evenly(tool=tool), by="tool", hold_out=HoldOut(tools=["zmap"]))
     assert "zmap" in set(split.test.tool)
     assert "zmap" not in {*split.train.tool, *split.validation.tool}
     with pytest.raises(DatasetError, match="hold out"):
-        group_split(evenly(tool=tool), by="tool", hold_out=["zmaq"])
+        group_split(evenly(tool=tool), by="tool", hold_out=HoldOut(tools=["zmaq"]))
 
 
 def test_a_group_split_needs_groups():

@@ -9,6 +9,8 @@ How its parts meet:
     plan        who talks to whom and what is said: flows and messages, no packets yet
     benign_users, benign_sessions, benign_machines, attacks/
                 fill the plan; one function an application or tool
+    dialects    families of protocols as ranges, and protocols drawn from them
+    benign_tail fills the plan with what speaks those
     build       the plan's messages become TCP, UDP and ICMP packets, all flows of a day at once
     pcap        packets become headers with right checksums, and a capture file
     simulate    days, truth and manifest on disk

@@ -12,7 +12,7 @@ from robustidps.traffic.simulator.benign_users import pages, tls
 from robustidps.traffic.simulator.day import FLAT, NIGHT, OFFICE, Day, lognormal, owners
 from robustidps.traffic.simulator.plan import ICMP, UDP, Close, Open, talk
 
-__all__ = ["backup", "database", "failed", "health", "iot", "logging", "mirrored", "ntp", "ping", "update"]
+__all__ = ["backup", "database", "dhcp", "failed", "health", "iot", "logging", "mirrored", "ntp", "ping", "update"]
 
 
 def update(day: Day, n: int) -> None:
@@ -64,6 +64,31 @@ def iot(day: Day, n: int) -> None:
         dport=1883,
         opening=np.where(np.isin(np.arange(k), begins), Open.FULL, Open.NONE),
         closing=Close.NONE,
+    )
+
+
+def dhcp(day: Day, n: int) -> None:
+    """Leases: a broadcast of at least 300 bytes, asked again or not, and renewals between two fixed ports."""
+    rng = day.rng
+    renewal = rng.random(n) < 0.4
+    size = np.where(rng.random(n) < 0.5, 300, rng.integers(300, 380, n))
+    flows = np.arange(n)
+    tries = np.repeat(flows, np.where(renewal, 1, rng.choice([1, 2, 3], n, p=[0.4, 0.4, 0.2])))
+    answered = flows[renewal]
+    day.benign(
+        "dhcp",
+        talk(
+            tries,
+            (0, size[tries], rng.choice([0.002, 0.02, 1.0, 4.0, 8.0], len(tries)) * rng.lognormal(0, 0.2, len(tries))),
+        ),
+        talk(answered, (1, rng.integers(300, 380, len(answered)), rng.exponential(0.01, len(answered)))),
+        t0=day.times(n, FLAT),
+        client=np.where(rng.random(n) < 0.5, day.pick("iot", n), day.pick("clients", n)),
+        server=np.where(renewal, day.server(0, n), day.world.groups["multicast"][-1]),
+        sport=68,
+        dport=67,
+        protocol=UDP,
+        ip_version=4,
     )
 
 

@@ -36,7 +36,7 @@ def ssh(day: Day, n: int) -> None:
     """Shells, scripts, copies of files, and people who mistype their password (some give up)."""
     rng = day.rng
     flows = np.arange(n)
-    typo = rng.random(n) < 0.05
+    typo = rng.random(n) < 0.03
     wrong = np.repeat(flows[typo], rng.integers(1, 4, typo.sum()))
     k = len(wrong)
     given_up = typo & (rng.random(n) < 0.1 + 0.3 * day.difficulty)

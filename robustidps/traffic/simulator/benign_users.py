@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from robustidps.traffic.simulator.day import EVENING, OFFICE, Day, lognormal, owners
-from robustidps.traffic.simulator.plan import UDP, Array, Close, Messages, talk
+from robustidps.traffic.simulator.plan import TCP, UDP, Array, Close, Messages, talk
 
 __all__ = ["dns", "download", "mail", "pages", "quic", "tls", "video", "voip", "web", "web_inbound"]
 
@@ -17,7 +17,8 @@ def tls(rng: np.random.Generator, n: int) -> Messages:
     """A TLS handshake: client hello, server flight (short when resumed), client finish, session ticket."""
     flows = np.arange(n)
     resumed = rng.random(n) < 0.3
-    hello = np.where(rng.random(n) < 0.6, 517, rng.integers(210, 700, n))
+    kind = rng.random(n)  # padded, with or without a ticket, with a post-quantum key
+    hello = np.where(kind < 0.5, 517, np.where(kind < 0.8, rng.integers(210, 700, n), rng.integers(1650, 2050, n)))
     flight = np.where(resumed, rng.integers(150, 420, n), lognormal(rng, 3600, 0.3, n, 1200, 7000))
     return talk(
         flows,
@@ -68,9 +69,9 @@ def web(day: Day, n: int) -> None:
 
 
 def web_inbound(day: Day, n: int) -> None:
-    """Visitors of our own site: a quarter in the clear (an old portal), among them searches, forms and API clients."""
+    """Visitors of our own site: a sixth in the clear (an old portal), among them searches, forms and API clients."""
     rng = day.rng
-    clear = n // 4
+    clear = n // 6
     closing, linger = _closings(rng, clear)
     said = [pages(rng, clear, 3.0, 2000, 5)]
     # Long queries and form posts that come back in the answer.
@@ -116,7 +117,11 @@ def dns(day: Day, n: int) -> None:
     size = lognormal(rng, 110, 0.55, n, 44, 1200)
     slow = np.where(rng.random(n) < 0.35, lognormal(rng, 0.03, 1.0, n, 0, 2), rng.exponential(0.0008, n))
     flows = np.arange(n)
-    said = [talk(flows[~pair], (0, name[~pair], 0), (1, size[~pair], slow[~pair]))]
+    lost = rng.random(n) < 0.03  # asked again once or twice, and never answered
+    single = flows[~pair & ~lost]
+    said = [talk(single, (0, name[single], 0), (1, size[single], slow[single]))]
+    given_up = np.repeat(flows[lost & ~pair], rng.integers(1, 4, int((lost & ~pair).sum())))
+    said.append(talk(given_up, (0, name[given_up], rng.choice([1.0, 2.0, 5.0], len(given_up)))))
     both = flows[pair]
     said.append(
         talk(
@@ -127,7 +132,7 @@ def dns(day: Day, n: int) -> None:
             (1, size[pair] + rng.integers(-16, 40, len(both)), rng.exponential(0.002, len(both))),
         )
     )
-    retried = flows[rng.random(n) < 0.02]
+    retried = flows[(rng.random(n) < 0.02) & ~lost]
     k = len(retried)
     said.append(
         talk(
@@ -163,30 +168,40 @@ def dns(day: Day, n: int) -> None:
         client=day.server(0, k),
         server=day.pick("services", k, 6),
         dport=53,
-        protocol=UDP,
+        protocol=np.where(rng.random(k) < 0.3, TCP, UDP),
     )
 
 
 def quic(day: Day, n: int) -> None:
+    """Handshakes in full datagrams, then streams; some are never answered, or told to speak another version."""
     rng = day.rng
-    one = np.arange(n)
-    owner = owners(rng, 4, n, 150, heavy=True)
+    kind = rng.choice(3, n, p=[0.9, 0.06, 0.04])  # served, unanswered, refused
+    served, silent, refused = (np.flatnonzero(kind == k) for k in range(3))
+    full = rng.choice([1200, 1232, 1250, 1252, 1280, 1330, 1350, 1357, 1378, 1392, 1440], n)
+    tries = np.repeat(silent, rng.geometric(0.3, len(silent)).clip(1, 8))
+    first = np.r_[True, tries[1:] != tries[:-1]][: len(tries)]
+    k = len(served)
+    hello = rng.integers(1, 3, k)  # a post-quantum key takes a second datagram
+    more = served[hello == 2]
+    flights = np.repeat(served, rng.integers(1, 4, k))
+    owner = served[owners(rng, 4, k, 150, heavy=True)]
     m = len(owner)
+    rest = rng.integers(600, full[served] + 1)
+    pause = np.where(rng.random(m) < 0.2, rng.exponential(5, m), rng.exponential(0.02, m))
     said = [
-        talk(
-            one, (0, 1252, 0), (1, 1252, 0.001), (1, rng.integers(600, 1252, n), 0), (0, rng.integers(40, 90, n), 0.001)
-        ),
+        talk(served, (0, full[served], 0)),
+        talk(more, (0, full[more], 0.0001)),
+        talk(flights, (1, full[flights], 0.0005)),
+        talk(served, (1, rest, 0), (0, np.where(rng.random(k) < 0.5, full[served], rng.integers(40, 90, k)), 0.001)),
         talk(
             owner,
-            (
-                0,
-                rng.integers(35, 420, m),
-                np.where(rng.random(m) < 0.2, rng.exponential(5, m), rng.exponential(0.02, m)),
-            ),
-            (1, np.minimum(lognormal(rng, 700, 0.8, m), 1252), rng.exponential(0.01, m)),
-            (1, 1252, 0.0004),
-            (0, rng.integers(30, 45, m), 0.001),
+            (0, rng.integers(25, 420, m), pause),
+            (1, np.minimum(lognormal(rng, 700, 0.8, m), full[owner]), rng.exponential(0.01, m)),
+            (1, full[owner], 0.0004),
+            (0, rng.integers(24, 45, m), 0.001),
         ),
+        talk(tries, (0, full[tries], np.where(first, 0, rng.uniform(0.1, 2, len(tries))))),
+        talk(refused, (0, full[refused], 0), (1, rng.integers(24, 120, len(refused)), 0.001)),
     ]
     day.benign(
         "quic",

@@ -3,7 +3,7 @@
 Per flow: an opening, the messages one after the other (a change of direction costs that end's share of the round
 trip; a long message is paced by slow start and bandwidth), an acknowledgement for every second segment, lost segments
 sent again, and a close. Sequence and acknowledgement numbers follow from the bytes said so far. A man in the middle's
-relayed copies are added last.
+relayed copies are added, and last what the sensor did not see is taken away.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["ACK", "CWR", "ECE", "FIN", "PACKET", "PSH", "RST", "SYN", "URG", "pa
 Array = npt.NDArray[Any]
 
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
-MSS, DELAYED_ACK, DAY = 1448, 0.04, 86_400.0
+DELAYED_ACK, DAY, LARGEST = 0.04, 86_400.0, 64_000
 
 PACKET = np.dtype(
     [("t", "f8"), ("flow", "i8"), ("direction", "i1"), ("flags", "i4"), ("size", "i8"), ("seq", "i8"), ("ack", "i8")]
@@ -62,9 +62,14 @@ def packets(plan: Plan, world: World, rng: np.random.Generator) -> tuple[Array, 
     loss = client["loss"] + server["loss"]
     tcp = flows["protocol"] == TCP
 
+    stamped = 12 * ((client["timestamps"] > 0) & (server["timestamps"] > 0) & (flows["syn_options"] < 0))
+    six = np.where(flows["ip_version"] == 6, 20, 0)
+    mss = np.minimum(client["mss"], server["mss"]).astype(np.int64) - stamped - six
+    mss = np.minimum(mss * flows["coalesced"], LARGEST)
+
     parts, ready = _openings(flows, near, far, loss, tcp, rng)
     body, end, sent = _bodies(
-        flows, said, ready, near, far, loss, np.minimum(client["bandwidth"], server["bandwidth"]), rng
+        flows, said, ready, near, far, loss, np.minimum(client["bandwidth"], server["bandwidth"]), mss, rng
     )
     parts += body
     parts += _closings(flows, end, sent, near, far, tcp, rng)
@@ -73,7 +78,7 @@ def packets(plan: Plan, world: World, rng: np.random.Generator) -> tuple[Array, 
     if len(relayed):
         out = np.concatenate([out, relayed])
     out = out[out["t"] < DAY]
-    return out[np.argsort(out["t"], kind="stable")], flows
+    return _seen(out[np.argsort(out["t"], kind="stable")], flows), flows
 
 
 def _openings(
@@ -122,6 +127,7 @@ def _bodies(
     far: Array,
     loss: Array,
     bandwidth: Array,
+    mss: Array,
     rng: np.random.Generator,
 ) -> tuple[list[Array], Array, tuple[Array, Array]]:
     """Segments and acknowledgements of all messages, when each flow's last is over, and bytes sent by either side."""
@@ -141,8 +147,9 @@ def _bodies(
     same = np.r_[False, d[1:] == d[:-1]] & ~is_first
     turn[same | (is_first & (d == 0))] = 0.0
     turn *= 1 + np.abs(rng.normal(0, 0.12, m))
-    segments = np.where(stream, np.maximum(1, -(-size // MSS)), 1)
-    spacing = (MSS + 66) / bandwidth[f]
+    most = mss[f]
+    segments = np.where(stream, np.maximum(1, -(-size // most)), 1)
+    spacing = (most + 66) / bandwidth[f]
     rtt = near[f] + far[f]
     lasting = (segments - 1) * spacing + _rounds(segments - 1) * rtt
     took = said.gap + turn
@@ -164,9 +171,9 @@ def _bodies(
     tcp_segment = stream[i]
     due = begin[i] + k * spacing[i] + _rounds(k) * rtt[i]
     t = due + rng.random(len(i)) * np.minimum(spacing[i], 40e-6)
-    payload = np.where(tcp_segment, np.where(last, size[i] - k * MSS, MSS), size[i])
+    payload = np.where(tcp_segment, np.where(last, size[i] - k * most[i], most[i]), size[i])
     flags = np.where(tcp_segment, np.where(last, PSH | ACK, ACK), said.flags[i])
-    seq, ack = own[i] + k * MSS + 1, peer[i] + 1
+    seq, ack = own[i] + k * most[i] + 1, peer[i] + 1
     data = _pack(t, f[i], d[i], flags, payload, seq, ack)
     parts = [data]
 
@@ -227,3 +234,26 @@ def _relayed(sent: Array, flows: dict[str, Array], rng: np.random.Generator) -> 
     copies["t"] += delay[seen_twice] * rng.lognormal(0, 0.35, len(copies))
     copies["direction"] += 2  # 2 and 3: relayed
     return copies
+
+
+def _seen(sent: Array, flows: dict[str, Array]) -> Array:
+    """Those of `sent` (by time) that passed the sensor while it looked; at least one packet of every flow."""
+    partly = (flows["ways"] != 3) | (flows["skip"] > 0) | (flows["keep"] < 1 << 40)
+    at = np.flatnonzero(partly[sent["flow"]])
+    if not len(at):
+        return sent
+    at = at[np.argsort(sent["flow"][at], kind="stable")]
+    f = sent["flow"][at]
+    ways = flows["ways"][f]
+    passes = (ways >> (sent["direction"][at] & 1)) & 1 == 1
+    only_way = np.bincount(f, passes, len(partly)) == 0  # it has no packet that way: it is seen as it is
+    passes |= only_way[f]
+    kept, lost = at[passes], [at[~passes]]
+    f = sent["flow"][kept]
+    counts = np.bincount(f, minlength=len(partly))
+    rank = np.arange(len(f)) - (np.cumsum(counts) - counts)[f]
+    first = np.minimum(flows["skip"][f], counts[f] - 1)
+    lost.append(kept[(rank < first) | (rank - first >= np.maximum(flows["keep"][f], 1))])
+    there = np.ones(len(sent), bool)
+    there[np.concatenate(lost)] = False
+    return sent[there]

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from robustidps.traffic.simulator.catalogue import BENIGN, CLASSES
-from robustidps.traffic.simulator.plan import Messages, Plan
+from robustidps.traffic.simulator.plan import ICMP, Messages, Plan
 from robustidps.traffic.simulator.settings import SIMULATOR_VERSION, SimulatorSettings
 from robustidps.traffic.simulator.world import World
 
-__all__ = ["Day", "Run", "lognormal", "owners"]
+__all__ = ["Day", "Run", "lognormal", "owners", "sensor"]
 
 Array = npt.NDArray[Any]
 
@@ -27,6 +27,9 @@ OFFICE = np.array([1, 1, 1, 1, 1, 2, 5, 12, 22, 26, 26, 24, 17, 22, 26, 25, 22, 
 EVENING = np.array([5, 3, 2, 1, 1, 1, 3, 5, 6, 6, 6, 7, 9, 8, 7, 8, 9, 12, 16, 20, 22, 20, 15, 9], float)
 NIGHT = np.array([14, 22, 26, 24, 18, 10, 4, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 3, 4, 6, 8, 11], float)
 FLAT = np.ones(24)
+CUT, SIX = 0.03, 0.12
+"""Shares of benign flows of which the capture has not the beginning (or the end), and that are IPv6."""
+_COALESCED = np.array([2, 4, 8, 16, 44])  # segments that a network card puts together, at most 64 kB
 BLOCKS = 3  # groups of hosts that a benign application's day is cut into, as campaigns
 
 
@@ -48,11 +51,39 @@ def owners(rng: np.random.Generator, mean: float, n: int, high: int = 400, heavy
     return np.repeat(np.arange(n), counts)
 
 
+def sensor(rng: np.random.Generator, n: int, cut: float) -> dict[str, Array]:
+    """What the sensor sees of n flows, as columns: a share `cut` began before it looked, as many go on after it; of a
+    few it sees one direction, or segments that the capturing host's network card had put together."""
+    u = rng.random((6, n))
+    # Geometric with mean 8, and Pareto with exponent 1.1, from uniform numbers.
+    before = 1 + np.floor(np.log1p(-u[1]) / np.log(0.88)).astype(np.int64)
+    after = np.minimum(4 / (1 - u[3]) ** (1 / 1.1) - 3, 5000).astype(np.int64)
+    return {
+        "skip": np.where(u[0] < cut, before, 0),
+        "keep": np.where(u[2] < cut, after, 1 << 40),
+        "ways": np.where(u[4] < cut / 3, np.where(u[4] < cut / 6, 1, 2), 3),
+        "coalesced": np.where(
+            u[5] < 0.04, _COALESCED[(u[5] * 25 * len(_COALESCED)).astype(np.int64) % len(_COALESCED)], 1
+        ),
+    }
+
+
 def stream(settings: SimulatorSettings, number: int, name: str) -> np.random.Generator:
     """The random numbers of one application or run on one day."""
     return np.random.default_rng(
         np.random.SeedSequence([settings.seed, number, SIMULATOR_VERSION, zlib.crc32(name.encode())])
     )
+
+
+def _defaults(rng: np.random.Generator, n: int, cut: float, six: float, columns: dict[str, Any]) -> dict[str, Any]:
+    """Columns of n flows, with what an application leaves to chance: its port, IP version, what is seen of it."""
+    drawn = sensor(rng, n, cut)
+    drawn |= {"sport": rng.integers(32768, 61000, n), "ip_version": np.where(rng.random(n) < six, 6, 4)}
+    if "relay" in columns:  # a man in the middle's copies are seen as whole as what they copy
+        drawn = {"sport": drawn["sport"], "ip_version": drawn["ip_version"]}
+    if np.ndim(columns.get("protocol", 0)) == 0 and columns.get("protocol") == ICMP:
+        drawn["ip_version"] = np.full(n, 4)
+    return drawn | columns
 
 
 @dataclass
@@ -91,7 +122,7 @@ class Day:
             m.gap = m.gap * change.pace
         n = len(columns["t0"])
         codes = np.array([self.plan.code(f"benign/{name}/day{self.number:02d}/{b}") for b in range(BLOCKS)])
-        columns.setdefault("sport", self.rng.integers(32768, 61000, n))
+        columns = _defaults(self.rng, n, CUT, SIX, columns)
         self.plan.add(
             *said,
             client=client,
@@ -139,8 +170,7 @@ class Run:
         return self.day.server(index, n)
 
     def add(self, *said: Messages, **columns: Any) -> None:
-        n = len(columns["t0"])
-        columns.setdefault("sport", self.rng.integers(32768, 61000, n))
+        columns = _defaults(self.rng, len(columns["t0"]), CUT / 4, SIX / 3, columns)
         self.day.plan.add(
             *said,
             label=CLASSES.index(self.label),

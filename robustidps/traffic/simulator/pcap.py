@@ -1,9 +1,12 @@
-"""From packets to a capture file: Ethernet, IPv4 and TCP, UDP or ICMP headers in one array of fixed-size records.
+"""From packets to a capture file: Ethernet, IPv4 or IPv6, and TCP, UDP or ICMP headers in one array of records.
 
 The file is a classic little-endian pcap with microseconds. Of each frame at most `SNAPLEN` bytes are kept, and the
 length on the wire is in the record header, as when a sensor keeps headers only. IPv4 and transport checksums are
-right (payloads are zeros). Records are built as one structured array, and bytes beyond a short frame's end are masked
-out when it is written: no loop over packets.
+right (payloads are zeros). Records are built as one structured array with room for both IP headers; the one that a
+packet hasn't, and bytes beyond a short frame's end, are masked out when it is written: no loop over packets.
+
+An IPv6 address is the host's number within 2001:db8::/32, the prefix for documentation. Protocols other than TCP, UDP
+and ICMP have eight bytes of header without meaning.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustidps.traffic.simulator.build import SYN
-from robustidps.traffic.simulator.plan import ICMP, TCP, UDP
+from robustidps.traffic.simulator.plan import ICMP, ICMP6, TCP, UDP
 from robustidps.traffic.simulator.world import World
 
 __all__ = ["RECORD", "SNAPLEN", "capture_bytes"]
@@ -40,6 +43,12 @@ RECORD = np.dtype(
         ("ip_checksum", "<u2"),
         ("src", ">u4"),
         ("dst", ">u4"),
+        ("version6", ">u4"),
+        ("payload6", ">u2"),
+        ("next6", "u1"),
+        ("hops6", "u1"),
+        ("src6", ">u4", 4),
+        ("dst6", ">u4", 4),
         ("sport", ">u2"),
         ("dport", ">u2"),
         ("seq", ">u4"),
@@ -51,7 +60,19 @@ RECORD = np.dtype(
         ("options", ">u4", 5),
     ]
 )
-SNAPLEN = RECORD.itemsize - 16  # 74: Ethernet 14, IPv4 20, TCP 20 and its options 20
+IP4, IP6, L4 = 30, 50, 90  # where the headers begin in a record
+SNAPLEN = 94  # Ethernet 14, IPv6 40, TCP 20 and its options 20
+_ABSENT = 1 << 20
+_PLACES = np.vstack(
+    [
+        np.r_[np.arange(IP6), np.full(40, _ABSENT), np.arange(50, 90)],
+        np.r_[np.arange(IP4), np.full(20, _ABSENT), 30:110],
+    ]
+)
+"""Where each byte of a record is in its packet's record on disk: row 0 for IPv4, 1 for IPv6."""
+_ON_DISK = _PLACES[:, None, :] < 16 + np.arange(SNAPLEN + 1)[:, None]
+"""Which bytes of a record go to disk, by IP version (as above) and bytes kept of the frame."""
+_PREFIX = 2 * (0x0120 + 0xB80D)  # what 2001:db8 of both addresses adds to a sum of little-endian words
 SHORTEST = 60  # of an Ethernet frame, without its checksum
 GLOBAL_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, SNAPLEN, 1)
 _CHUNK = 1 << 16
@@ -80,6 +101,7 @@ def _records(
     a, b = np.where(back, server, client), np.where(back, client, server)
     protocol = flows["protocol"][f]
     tcp, udp = protocol == TCP, protocol == UDP
+    six = flows["ip_version"][f] == 6
     flags = p["flags"]
 
     # TCP options: in a SYN those of the stack (20, 12, 4 or none), later the timestamp where both sides have it.
@@ -95,18 +117,28 @@ def _records(
     r = np.zeros(n, RECORD)
     micros = np.rint((day_start + p["t"]) * 1e6).astype(np.int64)
     r["seconds"], r["microseconds"] = np.divmod(micros, 1_000_000)
-    ip_length = 20 + l4 + p["size"]
+    ip_length = np.where(six, 40, 20) + l4 + p["size"]
     r["length"] = np.maximum(SHORTEST, 14 + ip_length)
-    r["kept"] = np.minimum(r["length"], SNAPLEN)
+    r["kept"] = np.minimum(r["length"], np.where(six, SNAPLEN, SNAPLEN - 20))
     r["to_mac"][:, 0], r["from_mac"][:, 0] = 2, 2
     relayed = p["direction"] >= 2
     for name, row in (("to_mac", b), ("from_mac", a)):
         value = np.where(relayed if name == "from_mac" else False, 0xFFFF, row)
         r[name][:, 4], r[name][:, 5] = value >> 8 & 255, value & 255
-    r["ethertype"], r["version"] = 0x0800, 0x4500
+    r["ethertype"], r["version"] = np.where(six, 0x86DD, 0x0800), 0x4500
     r["ip_length"], r["ident"], r["fragment"] = ip_length, rng.integers(0, 65536, n), 0x4000
     r["ttl"] = np.maximum(host["ttl"][a] - relayed, 1)
     r["protocol"], r["src"], r["dst"] = protocol, host["ip"][a], host["ip"][b]
+    rows = np.flatnonzero(six)
+    for name, value in (
+        ("version6", np.full(n, 6 << 28)),
+        ("payload6", l4 + p["size"]),
+        ("next6", protocol),
+        ("hops6", r["ttl"]),
+    ):
+        r[name][rows] = value[rows]
+    for name, ends in (("src6", a), ("dst6", b)):
+        r[name][rows, 0], r[name][rows, 3] = 0x20010DB8, host["ip"][ends[rows]]
     sport, dport = flows["sport"][f], flows["dport"][f]
     r["sport"], r["dport"] = np.where(back, dport, sport), np.where(back, sport, dport)
     r["seq"] = np.where(tcp, p["seq"] + isn[back.astype(np.int64), f], 0) & 0xFFFFFFFF
@@ -118,22 +150,23 @@ def _records(
     r["seq"][others] = np.where(
         udp[others], (8 + p["size"][others]) << 16, (f[others] & 0xFFFF) << 16 | (p["seq"][others] & 0xFFFF)
     )
-    icmp = np.flatnonzero(protocol == ICMP)
+    icmp = np.flatnonzero((protocol == ICMP) | (protocol == ICMP6))
     r["sport"][icmp], r["dport"][icmp] = flags[icmp], 0
 
     raw = r.view(np.uint8).reshape(n, RECORD.itemsize)
-    r["ip_checksum"] = _fold(_words(raw, 30, 50))
-    pseudo = _words(raw, 42, 50) + _swap(protocol) + _swap(l4 + p["size"])
-    total = _words(raw, 50, 90) + np.where(protocol == ICMP, 0, pseudo)
+    r["ip_checksum"] = _fold(_words(raw, IP4, IP6))
+    pseudo = _words(raw, IP4 + 12, IP6) + _swap(protocol) + _swap(l4 + p["size"])
+    pseudo += np.where(six, _PREFIX, 0)
+    total = _words(raw, L4, RECORD.itemsize) + np.where(protocol == ICMP, 0, pseudo)
     checksum = _fold(total)
     r["checksum"] = np.where(tcp, checksum, 0)
+    others = np.flatnonzero(udp | (protocol == ICMP) | (protocol == ICMP6))
     if len(others):
-        at = np.where(udp[others], 56, 52)
+        at = np.where(udp[others], L4 + 6, L4 + 2)
         value = checksum[others]
         value = np.where(udp[others] & (value == 0), 0xFFFF, value)
         raw[others, at], raw[others, at + 1] = value & 255, value >> 8
-    keep = np.arange(RECORD.itemsize) < (16 + r["kept"].astype(np.int64))[:, None]
-    return raw[keep]
+    return raw[_ON_DISK[six.astype(np.int8), r["kept"]]]
 
 
 def _options(r: Array, length: Array, stamp: Array) -> None:

@@ -2,8 +2,11 @@
 
 An application or attack adds flows and their *messages* (direction, bytes, pause before); `build` turns all of a day's
 messages into packets at once, which is what makes the simulator fast. A message of a TCP flow becomes segments and
-acknowledgements; of a UDP or ICMP flow one packet; a message with `flags` is a single crafted packet (for TCP the
-flags on the wire, for ICMP type * 256 + code).
+acknowledgements; of a flow of any other protocol one packet; a message with `flags` is a single crafted packet (for TCP
+the flags on the wire, for ICMP type * 256 + code).
+
+A flow's last columns say how much of it the sensor saw: a capture begins and ends in the middle of conversations, and
+where routes are asymmetric only one direction passes by.
 """
 
 from __future__ import annotations
@@ -14,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ICMP", "NULL", "TCP", "UDP", "Array", "Close", "Messages", "Open", "Plan", "talk"]
+__all__ = ["ICMP", "ICMP6", "NULL", "TCP", "UDP", "Array", "Close", "Messages", "Open", "Plan", "talk"]
 
 Array = npt.NDArray[Any]
 
-TCP, UDP, ICMP = 6, 17, 1
+TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
 NULL = 1 << 9
 """The `flags` of a crafted TCP segment that has none."""
 
@@ -93,6 +96,11 @@ _FLOW: dict[str, tuple[Any, Any]] = {
     "relay": (np.float64, 0.0),  # seconds by which a man in the middle's copy comes later; 0: there is none
     "relay_ways": (np.int8, 3),  # 1: client to server, 2: server to client, 3: both
     "syn_options": (np.int64, -1),  # bytes of TCP options in a SYN; -1: the client's own
+    "ip_version": (np.int8, 4),
+    "coalesced": (np.int64, 1),  # segments that the capturing host's network card had put together into one
+    "ways": (np.int8, 3),  # which directions are seen: 1 client to server, 2 server to client, 3 both
+    "skip": (np.int64, 0),  # packets that had passed before the sensor looked
+    "keep": (np.int64, 1 << 40),  # packets after which it stopped looking
     "label": (np.int16, 0),
     "campaign": (np.int32, 0),
     "tool": (np.int32, 0),
@@ -103,7 +111,7 @@ _FLOW: dict[str, tuple[Any, Any]] = {
 class Plan:
     """All flows of a day. `names` are the campaigns and tools that flows refer to by number."""
 
-    flows: dict[str, list[Array]] = field(default_factory=lambda: {k: [] for k in _FLOW})
+    added: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)  # first flow, flows, their columns
     messages: list[Messages] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     count: int = 0
@@ -118,10 +126,10 @@ class Plan:
     def add(self, *said: Messages, **columns: Any) -> None:
         """Adds flows: columns as in `_FLOW` (numbers or arrays of the length of t0), and what is said in them."""
         n = len(columns["t0"])
-        for name, (dtype, default) in _FLOW.items():
-            self.flows[name].append(np.broadcast_to(np.asarray(columns.pop(name, default), dtype), n))
-        if columns:
-            raise TypeError(f"unknown columns: {', '.join(columns)}")
+        unknown = columns.keys() - _FLOW.keys()
+        if unknown:
+            raise TypeError(f"unknown columns: {', '.join(sorted(unknown))}")
+        self.added.append((self.count, n, columns))
         for m in said:
             m.flow = m.flow + self.count
             self.messages.append(m)
@@ -129,7 +137,12 @@ class Plan:
 
     def tables(self) -> tuple[dict[str, Array], Messages]:
         """Flows by column, and messages sorted by flow."""
-        flows = {k: np.concatenate(v) if v else np.empty(0, _FLOW[k][0]) for k, v in self.flows.items()}
+        flows = {
+            k: np.full(self.count, 0 if default is None else default, dtype) for k, (dtype, default) in _FLOW.items()
+        }
+        for start, n, given in self.added:
+            for name, value in given.items():
+                flows[name][start : start + n] = value
         columns = {
             k: np.concatenate([getattr(m, k) for m in self.messages]) if self.messages else np.empty(0, np.int64)
             for k in ("flow", "direction", "size", "gap", "flags")

@@ -17,7 +17,7 @@ from robustidps.traffic.simulator.catalogue import APPLICATIONS, TOOLS
 
 __all__ = ["SIMULATOR_VERSION", "ServiceChange", "SimulatorSettings"]
 
-SIMULATOR_VERSION = 1
+SIMULATOR_VERSION = 2
 """Same version, settings and seed: the same packets, byte for byte. Any change of the packets raises it."""
 
 
@@ -58,9 +58,9 @@ class SimulatorSettings(BaseModel):
     seed: int = Field(default=7, ge=0, lt=2**32)
     start: date = date(2026, 1, 5)
     days: int = Field(default=14, ge=1, le=366)
-    packets_per_day: int = Field(default=42_000, ge=500, le=5_000_000, description="approximate")
-    prevalence: float = Field(default=0.36, ge=0.0, le=0.95)
-    difficulty: float = Field(default=0.3, ge=0.0, le=1.0)
+    packets_per_day: int = Field(default=50_000, ge=500, le=5_000_000, description="approximate")
+    prevalence: float = Field(default=0.25, ge=0.0, le=0.95)
+    difficulty: float = Field(default=0.15, ge=0.0, le=1.0)
     drift: tuple[ServiceChange, ...] = ()
     new_tools: Mapping[str, int] = Field(default_factory=dict)
     without_tools: tuple[str, ...] = ()

@@ -24,11 +24,12 @@ import numpy as np
 from robustidps.errors import StorageError
 from robustidps.progress import Progress, silent
 from robustidps.settings import writable
-from robustidps.traffic.simulator import benign_machines, benign_sessions, benign_users, build, pcap
+from robustidps.traffic.simulator import benign_machines, benign_sessions, benign_tail, benign_users, build, pcap
 from robustidps.traffic.simulator.attacks import tool as attack_tool
-from robustidps.traffic.simulator.catalogue import APPLICATIONS, CLASSES, SHARES
+from robustidps.traffic.simulator.catalogue import APPLICATIONS, CLASSES, SHARES, TOOLS
 from robustidps.traffic.simulator.day import Day, Run, stream
-from robustidps.traffic.simulator.plan import Array
+from robustidps.traffic.simulator.dialects import FAMILIES
+from robustidps.traffic.simulator.plan import TCP, UDP, Array
 from robustidps.traffic.simulator.settings import SIMULATOR_VERSION, SimulatorSettings
 from robustidps.traffic.simulator.world import World
 
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Simulation", "day_plan", "simulate", "write_day"]
 
-PACKETS_PER_FLOW = 20.34375  # over the default mix
-RUNS = 2  # attack runs a class and day
+LEAST_FLOWS = 4  # of a run, where a class has fewer runs on a day than tools
+PACKETS_PER_FLOW = 25.5  # over the default mix
 _OFFICE_APPLICATIONS = ("web", "quic", "video", "download", "mail", "voip", "ssh", "ftp", "database", "failed")
 
 
@@ -81,17 +82,21 @@ def day_plan(settings: SimulatorSettings, number: int) -> Day:
         rate = 0.45 if day.is_weekend and name in _OFFICE_APPLICATIONS else 1.0
         n = max(round(flows * (1 - settings.prevalence) * share / whole * rate), 1)
         day.rng = stream(settings, number, name)
+        if name in FAMILIES:
+            benign_tail.speak(day, name, n)
+            continue
         module = next(m for m in (benign_users, benign_sessions, benign_machines) if name in m.__all__)
         getattr(module, name)(day, n)
     for label, share in SHARES.items():
         tools = settings.tools(label, number)
         if not tools or not settings.prevalence:
             continue
+        runs = _runs(label, flows * settings.prevalence * share)
         offset = int(np.random.default_rng([settings.seed, CLASSES.index(label)]).integers(1 << 20))
-        for k in range(RUNS):
+        for k in range(runs):
             rng = stream(settings, number, f"{label}/{k}")
-            name = tools[(offset + number * RUNS + k) % len(tools)]
-            size = flows * settings.prevalence * share / RUNS * float(rng.lognormal(0, 0.2))
+            name = tools[(offset + number * runs + k) % len(tools)]
+            size = flows * settings.prevalence * share / runs * float(rng.lognormal(0, 0.2))
             run = Run(
                 day,
                 label,
@@ -103,6 +108,15 @@ def day_plan(settings: SimulatorSettings, number: int) -> Day:
             )
             attack_tool(name)(run)
     return day
+
+
+def _runs(label: str, flows: float) -> int:
+    """Attack runs of a class on a day with so many of its flows: one a tool, or half as many where each would be tiny.
+
+    So every tool has its turn within two days, and on every day of an ordinary simulation.
+    """
+    tools = len(TOOLS[label])
+    return min(max(round(flows / LEAST_FLOWS), (tools + 1) // 2, 2), tools)
 
 
 def write_day(settings: SimulatorSettings, number: int, capture: Path) -> int:
@@ -131,7 +145,7 @@ def _write_truth(path: Path, day: Day, packets: Array, flows: dict[str, Array], 
     np.maximum.at(last, packets["flow"], packets["t"])
     seen = np.isfinite(first)
     ip = day.world.columns["ip"].astype(np.uint32)
-    ported = flows["protocol"] != 1
+    ported = np.isin(flows["protocol"], (TCP, UDP))
     with path.open("wb") as file:
         np.savez_compressed(
             file,
@@ -140,6 +154,7 @@ def _write_truth(path: Path, day: Day, packets: Array, flows: dict[str, Array], 
             src_port=np.where(ported, flows["sport"], 0)[seen].astype(np.int32),
             dst_port=np.where(ported, flows["dport"], 0)[seen].astype(np.int32),
             protocol=flows["protocol"][seen].astype(np.int16),
+            ip_version=flows["ip_version"][seen],
             start=start + first[seen],
             end=start + last[seen],
             label=flows["label"][seen],
@@ -157,8 +172,8 @@ def read_truth(path: Path) -> Truth:
     with np.load(path, allow_pickle=False) as z:
         names, classes = z["names"].astype(object), z["classes"].astype(object)
         return Truth(
-            src_ip=_dotted(z["src"]),
-            dst_ip=_dotted(z["dst"]),
+            src_ip=_written(z["src"], z["ip_version"]),
+            dst_ip=_written(z["dst"], z["ip_version"]),
             src_port=z["src_port"],
             dst_port=z["dst_port"],
             protocol=z["protocol"],
@@ -170,10 +185,17 @@ def read_truth(path: Path) -> Truth:
         )
 
 
-def _dotted(ip: Array) -> Array:
-    values, inverse = np.unique(ip, return_inverse=True)
-    words = np.array([f"{v >> 24}.{v >> 16 & 255}.{v >> 8 & 255}.{v & 255}" for v in values.tolist()], dtype=object)
-    return words[inverse]
+def _written(ip: Array, ip_version: Array) -> Array:
+    """Addresses as NFStream writes them; `pcap` says what a host's IPv6 address is."""
+    values, inverse = np.unique(ip.astype(np.int64) * 16 + ip_version, return_inverse=True)
+    words = [_address(v >> 4, v & 15) for v in values.tolist()]
+    return np.array(words, dtype=object)[inverse]
+
+
+def _address(ip: int, version: int) -> str:
+    if version == 6:
+        return f"2001:db8::{ip >> 16:x}:{ip & 0xFFFF:x}"
+    return f"{ip >> 24}.{ip >> 16 & 255}.{ip >> 8 & 255}.{ip & 255}"
 
 
 def simulate(settings: SimulatorSettings, folder: Path, *, progress: Progress = silent) -> Simulation:

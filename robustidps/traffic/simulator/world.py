@@ -16,7 +16,7 @@ __all__ = ["COLUMNS", "World"]
 
 Array = npt.NDArray[Any]
 
-COLUMNS = ("ip", "delay", "loss", "ttl", "syn_options", "timestamps", "bandwidth")
+COLUMNS = ("ip", "delay", "loss", "ttl", "syn_options", "timestamps", "bandwidth", "mss")
 
 # group: (how many, first address, step between addresses at most, median round trip in s, spread)
 _GROUPS: dict[str, tuple[int, str, int, float, float]] = {
@@ -27,7 +27,11 @@ _GROUPS: dict[str, tuple[int, str, int, float, float]] = {
     "visitors": (260, "81.2.0.1", 50_000, 0.045, 0.7),
     "attackers": (90, "185.100.0.1", 20_000, 0.070, 0.6),
     "controllers": (30, "45.140.0.1", 9_000, 0.060, 0.6),
+    "peers": (600, "66.0.0.1", 90_000, 0.060, 0.9),
+    "routers": (150, "96.0.0.1", 90_000, 0.030, 0.9),
 }
+_MULTICAST = ("224.0.0.1", "224.0.0.5", "224.0.0.18", "224.0.0.22", "224.0.0.251", "239.255.255.250", "10.20.255.255")
+_MSS = (np.array([1460, 1440, 1420, 1400, 1380, 1360, 1300, 1220]), [0.62, 0.1, 0.04, 0.08, 0.06, 0.05, 0.02, 0.03])
 
 
 def address(text: str) -> int:
@@ -35,11 +39,17 @@ def address(text: str) -> int:
     return a << 24 | b << 16 | c << 8 | d
 
 
+def _bad_paths(rng: np.random.Generator, n: int) -> Array:
+    """Some hosts sit behind a radio link that loses a percent or more."""
+    return np.where(rng.random(n) < 0.06, 8.0, 1.0)
+
+
 class World:
     """Hosts as columns of one table; groups are ranges of row numbers.
 
     ip: the address as a number; delay: s; loss: share of packets; ttl: as seen at the sensor; syn_options: bytes of
-    TCP options in its SYN; timestamps: 1 if its segments carry the timestamp option; bandwidth: bytes/s.
+    TCP options in its SYN; timestamps: 1 if its segments carry the timestamp option; bandwidth: bytes/s; mss: largest
+    segment that its path carries, options included.
     """
 
     def __init__(self, seed: int) -> None:
@@ -50,6 +60,8 @@ class World:
             steps = rng.integers(1, step + 1, n)
             ip = address(first) + np.cumsum(steps) - steps[0]
             self.groups[name] = self.add(rng, ip, delay * rng.lognormal(0, spread, n), inside=first.startswith("10."))
+        many = np.array([address(a) for a in _MULTICAST])
+        self.groups["multicast"] = self.add(rng, many, np.full(len(many), 0.001), inside=True)
 
     def add(self, rng: np.random.Generator, ip: Array, delay: Array, *, inside: bool = False) -> Array:
         """Adds hosts and gives their row numbers."""
@@ -59,11 +71,12 @@ class World:
         new = {
             "ip": ip,
             "delay": np.clip(delay, 0.0002, 0.6),
-            "loss": np.clip(rng.lognormal(-7.5 if inside else -5.8, 1.0, n), 0, 0.05),
+            "loss": np.clip(rng.lognormal(-7.5 if inside else -5.8, 1.0, n) * _bad_paths(rng, n), 0, 0.12),
             "ttl": np.where(linux, 64, 128) - hops,
             "syn_options": np.where(linux, 20, 12),
             "timestamps": linux,
             "bandwidth": np.clip(rng.lognormal(np.log(3e7 if inside else 2.5e6), 0.9, n), 1e5, 1.2e8),
+            "mss": np.where(inside & (rng.random(n) < 0.8), 1460, rng.choice(_MSS[0], n, p=_MSS[1])),
         }
         for c in COLUMNS:
             self.columns[c] = np.concatenate([self.columns[c], new[c]])

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from robustidps.traffic.simulator.attacks import backdoor, bruteforce, floods, scans, spoofing, web
+from robustidps.traffic.simulator.attacks import backdoor, bruteforce, floods, scans, spoofing, tunnels, web
 from robustidps.traffic.simulator.catalogue import TOOLS
 from robustidps.traffic.simulator.day import Run
 
 __all__ = ["tool"]
 
-_MODULES = (floods, scans, bruteforce, spoofing, web, backdoor)
+_MODULES = (floods, scans, bruteforce, spoofing, web, backdoor, tunnels)
 _FUNCTIONS: dict[str, Callable[[Run], None]] = {
     name: getattr(module, name)
     for names in TOOLS.values()

@@ -1,4 +1,5 @@
-"""Malware that calls home: beacons with jitter, a shell that runs the wrong way, a held connection, data in pings.
+"""Malware that calls home: beacons with jitter, a shell that runs the wrong way, a held connection, data in pings, and
+a loader that fetches the rest of itself. Tunnels through DNS are in `tunnels`.
 
 A beacon's rhythm spans many flows, and a record holds one: what is left is the sameness of sizes, which telemetry
 shares. The class is hardly visible in single flows.
@@ -11,7 +12,7 @@ import numpy as np
 from robustidps.traffic.simulator.day import Run, lognormal, owners
 from robustidps.traffic.simulator.plan import ICMP, Array, Close, Open, talk
 
-__all__ = ["https_beacon", "icmp_rat", "keepalive_rat", "reverse_shell"]
+__all__ = ["dropper", "https_beacon", "icmp_rat", "keepalive_rat", "reverse_shell"]
 
 
 def _beacons(run: Run, n: int) -> tuple[Array, Array, Array]:
@@ -126,4 +127,35 @@ def icmp_rat(run: Run) -> None:
         client=client,
         server=server,
         protocol=ICMP,
+    )
+
+
+def dropper(run: Run) -> None:
+    """In the clear: a program is fetched, then small posts to one address after the other, some of which are gone."""
+    rng, n = run.rng, run.n
+    t0, client, _ = _beacons(run, n)
+    kind = rng.choice(3, n, p=[0.2, 0.68, 0.12])
+    fetched, posted = np.flatnonzero(kind == 0), np.flatnonzero(kind == 1)
+    owner = posted[owners(rng, 1.5, len(posted), 6)]
+    m, k = len(owner), len(fetched)
+    post = int(rng.integers(280, 900))
+    run.add(
+        talk(fetched, (0, rng.integers(90, 330, k), 0.01), (1, lognormal(rng, 110_000, 0.8, k, 8000, 700_000), 0.08)),
+        talk(
+            owner,
+            (0, post + rng.integers(0, 200, m), rng.exponential(0.3 + 2 * run.mimic, m)),
+            (
+                1,
+                np.where(rng.random(m) < 0.8, rng.integers(130, 420, m), lognormal(rng, 9000, 1.2, m, 300, 200_000)),
+                0.15,
+            ),
+        ),
+        t0=t0,
+        client=client,
+        server=rng.choice(run.world.groups["controllers"], n),
+        dport=rng.choice([80, 8080, 443, 7080], n),
+        opening=np.where(kind == 2, rng.choice([Open.SILENT, Open.REFUSED], n), Open.FULL),
+        tries=np.where(kind == 2, rng.integers(2, 6, n), 1),
+        closing=rng.choice([Close.CLIENT, Close.SERVER, Close.RST_CLIENT, Close.NONE], n, p=[0.4, 0.2, 0.2, 0.2]),
+        linger=rng.exponential(1, n),
     )

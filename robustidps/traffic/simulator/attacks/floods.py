@@ -1,7 +1,9 @@
 """Floods: TCP, UDP and ICMP, from bots, spoofed sources and reflectors.
 
 A flood is millions of packets; here it is a thinned sample of its flows, each as long as a sampled record would show.
-A careful actor (`mimic`) sends less per source, varies sizes and waits longer.
+A careful actor (`mimic`) sends less per source, varies sizes and waits longer. Floods of datagrams whose every packet
+has a source and port of its own make flows of one packet, which no record tells from an announcement or a question
+without an answer: here a source sends at least two.
 """
 
 from __future__ import annotations
@@ -126,11 +128,11 @@ def http_flood(run: Run) -> None:
 def udp_plain(run: Run) -> None:
     """One size for the whole run, one port after the other or all the same."""
     rng, n = run.rng, run.n
-    owner = owners(rng, 8, n, 60, low=2)
+    owner = owners(rng, 16, n, 150, low=2)
     m = len(owner)
     size = rng.integers(1, 1400) + np.rint(rng.normal(0, 60 * run.mimic, m))
     run.add(
-        talk(owner, (0, np.maximum(size, 1), _pace(run, m, 0.008))),
+        talk(owner, (0, np.maximum(size, 1), _pace(run, m, 0.0004))),
         t0=run.spread(n, 900),
         client=_sources(run, False),
         server=run.target(int(rng.integers(0, 8)), n),
@@ -143,10 +145,10 @@ def udp_plain(run: Run) -> None:
 def udp_random(run: Run) -> None:
     """Spoofed sources, random sizes, random ports."""
     rng, n = run.rng, run.n
-    owner = owners(rng, 3, n, 25)
+    owner = owners(rng, 6, n, 40, low=2)
     m = len(owner)
     run.add(
-        talk(owner, (0, rng.integers(1, 1440, m), _pace(run, m, 0.02))),
+        talk(owner, (0, rng.integers(1, 1440, m), _pace(run, m, 0.001))),
         t0=run.spread(n, 900),
         client=_sources(run, True),
         server=run.target(int(rng.integers(0, 8)), n),
@@ -159,7 +161,7 @@ def udp_random(run: Run) -> None:
 def dns_amplification(run: Run) -> None:
     """Large answers nobody asked for, from open resolvers."""
     rng, n = run.rng, run.n
-    owner = owners(rng, 4, n, 40)
+    owner = owners(rng, 5, n, 40, low=2)
     m = len(owner)
     size = np.minimum(lognormal(rng, 1100 - 500 * run.mimic, 0.3, n, 150)[owner] + rng.integers(-20, 20, m), 1472)
     run.add(
@@ -176,7 +178,7 @@ def dns_amplification(run: Run) -> None:
 def ntp_amplification(run: Run) -> None:
     """Lists of a time server's last clients: 440 bytes each, the last one shorter."""
     rng, n = run.rng, run.n
-    owner = owners(rng, 9, n, 100, low=1)
+    owner = owners(rng, 9, n, 100, low=2)
     tail = np.flatnonzero(rng.random(n) < 0.7)
     run.add(
         talk(owner, (0, 440, _pace(run, len(owner), 0.004))),
@@ -215,24 +217,24 @@ def _icmp(
 
 
 def hping_icmp(run: Run) -> None:
-    owner = owners(run.rng, 10, run.n, 80, low=2)
+    owner = owners(run.rng, 11, run.n, 80, low=4)
     size = run.rng.choice([0, 8, 56, 120, 500]) + np.rint(run.mimic * run.rng.integers(0, 90, run.n))[owner]
     _icmp(run, size, owner, 8 << 8, 0.006, 0.3)
 
 
 def ping_flood(run: Run) -> None:
-    owner = owners(run.rng, 8, run.n, 60, low=2)
+    owner = owners(run.rng, 10, run.n, 60, low=4)
     _icmp(run, np.full(len(owner), run.rng.choice([56, 1000, 1400, 1472])), owner, 8 << 8, 0.012, 0.8)
 
 
 def smurf(run: Run) -> None:
     """Answers of a whole network to a request that the victim never sent."""
-    owner = owners(run.rng, 7, run.n, 60, low=2)
+    owner = owners(run.rng, 9, run.n, 60, low=4)
     _icmp(run, np.full(len(owner), run.rng.choice([56, 500, 1024])), owner, 0, 0.02, 0.0)
 
 
 def blacknurse(run: Run) -> None:
     """Port unreachable messages, which are costly for some firewalls."""
-    owner = owners(run.rng, 9, run.n, 60, low=2)
+    owner = owners(run.rng, 14, run.n, 60, low=5)
     size = run.rng.integers(28, 130, run.n)[owner]
     _icmp(run, size, owner, 3 << 8 | 3, 0.008, 0.0)

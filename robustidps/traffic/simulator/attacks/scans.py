@@ -5,10 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from robustidps.traffic.simulator.build import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG
-from robustidps.traffic.simulator.day import Run
+from robustidps.traffic.simulator.day import Run, lognormal
 from robustidps.traffic.simulator.plan import ICMP, NULL, UDP, Array, Close, Messages, Open, talk
 
-__all__ = ["masscan", "nmap_connect", "nmap_os", "nmap_syn", "sinfp", "slow_scan", "xprobe"]
+__all__ = [
+    "masscan",
+    "nmap_connect",
+    "nmap_fin",
+    "nmap_os",
+    "nmap_syn",
+    "nmap_udp",
+    "ping_sweep",
+    "sinfp",
+    "slow_scan",
+    "xprobe",
+]
 
 COMMON = np.array([21, 22, 23, 25, 53, 80, 110, 135, 139, 143, 443, 445, 993, 1433, 3306, 3389, 5432, 5900, 8080, 8443])
 
@@ -112,6 +123,89 @@ def slow_scan(run: Run) -> None:
         sport=rng.integers(32_768, 61_000, n),
         dport=_ports(run, n, False),
         syn_options=12 if run.mimic > 0.5 else 4,
+    )
+
+
+def nmap_fin(run: Run) -> None:
+    """FIN, no flag at all, FIN-PSH-URG, ACK, one after the other: closed ports reset, open and filtered ones don't."""
+    rng, n = run.rng, run.n
+    probe = rng.choice([FIN, NULL, FIN | PSH | URG, ACK], n)
+    reset = rng.random(n) < 0.6
+    tries = np.repeat(np.arange(n), np.where(reset, 1, rng.choice([1, 2, 3], n, p=[0.2, 0.6, 0.2])))
+    first = np.r_[True, tries[1:] != tries[:-1]]
+    pause = np.where(first, 0, rng.uniform(0.1, 1.3) * rng.lognormal(0, 0.2, len(tries)))
+    run.add(
+        talk(tries, (0, 0, pause, probe[tries])),
+        talk(np.flatnonzero(reset), (1, 0, 0.0, np.where(probe == ACK, RST, RST | ACK)[reset])),
+        t0=run.spread(n, 60 + 900 * run.mimic),
+        client=run.attacker(n),
+        server=rng.choice(run.world.groups["servers"], n),
+        sport=int(rng.integers(33_000, 65_000)),
+        dport=_ports(run, n, rng.random() < 0.4),
+        opening=Open.NONE,
+        closing=Close.NONE,
+        delay=rng.lognormal(0, 0.35, n),
+    )
+
+
+def nmap_udp(run: Run) -> None:
+    """Empty or short datagrams, asked again after a second; hosts say port unreachable, about once a second."""
+    rng = run.rng
+    hosts = max(run.n // 8, 1)
+    n = max(run.n - hosts, 1)
+    scanner = run.world.spoofed(rng, 1)
+    targets = rng.choice(
+        np.concatenate([run.world.groups[g] for g in ("servers", "clients")]), hosts, replace=hosts > 150
+    )
+    tries = np.repeat(np.arange(n), rng.choice([1, 2, 3], n, p=[0.15, 0.5, 0.35]))
+    first = np.r_[True, tries[1:] != tries[:-1]]
+    size = np.where(rng.random(n) < 0.8, 0, rng.choice([12, 30, 46, 48, 53, 116], n))
+    answered = np.flatnonzero(rng.random(n) < 0.1)
+    run.add(
+        talk(tries, (0, size[tries], np.where(first, 0, 0.8 + 0.5 * rng.random(len(tries))))),
+        talk(answered, (1, rng.integers(20, 400, len(answered)), 0.001)),
+        t0=run.spread(n, 200 + 900 * run.mimic),
+        client=np.full(n, scanner[0]),
+        server=rng.choice(targets, n),
+        sport=int(rng.integers(33_000, 65_000)),
+        dport=_ports(run, n, False),
+        protocol=UDP,
+        delay=rng.lognormal(0, 0.35, n),
+    )
+    told = np.repeat(np.arange(hosts), np.clip(rng.geometric(0.12, hosts), 1, 60))
+    run.add(
+        talk(told, (0, 28 + rng.choice([0, 0, 12, 48], len(told)), lognormal(rng, 0.9, 0.25, len(told)), 3 << 8 | 3)),
+        t0=run.spread(hosts, 200),
+        client=targets,
+        server=np.full(hosts, scanner[0]),
+        sport=0,
+        dport=0,
+        protocol=ICMP,
+    )
+
+
+def ping_sweep(run: Run) -> None:
+    """Who is there: an echo request each, a timestamp request with it or a second try; most addresses are empty."""
+    rng = run.rng
+    pool = np.concatenate([run.world.groups[g] for g in ("servers", "clients", "iot")])
+    n = min(run.n, len(pool))
+    flows = np.arange(n)
+    there = np.flatnonzero(rng.random(n) < 0.45)
+    again = np.setdiff1d(flows, there)
+    size = int(rng.choice([0, 0, 8, 32, 56]))
+    stamped = flows[rng.random(n) < 0.4]
+    run.add(
+        talk(flows, (0, size, 0.0, 8 << 8)),
+        talk(there, (1, size, 0.0, 0)),
+        talk(stamped, (0, 12, rng.exponential(0.02, len(stamped)), 13 << 8)),
+        talk(again, (0, size, rng.uniform(0.3, 1.2, len(again)), 8 << 8)),
+        t0=run.spread(n, 30 + 900 * run.mimic),
+        client=np.full(n, run.world.spoofed(rng, 1)[0]),
+        server=rng.choice(pool, n, replace=False),
+        sport=0,
+        dport=0,
+        protocol=ICMP,
+        delay=rng.lognormal(0, 0.35, n),
     )
 
 

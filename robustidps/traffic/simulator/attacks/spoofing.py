@@ -1,4 +1,4 @@
-"""Forged answers: an ARP man in the middle, and spoofed or abused DNS.
+"""Forged answers: an ARP man in the middle, and spoofed DNS.
 
 ARP itself makes no flow. What a sensor on the wire sees of a man in the middle is every IP packet twice: on its way to
 him and, a relay delay later, on its way on. A flow record shows that as doubled counts and many short gaps, and hardly
@@ -13,7 +13,7 @@ from robustidps.traffic.simulator.benign_users import pages, tls
 from robustidps.traffic.simulator.day import Run, lognormal, owners
 from robustidps.traffic.simulator.plan import UDP, Close, talk
 
-__all__ = ["arpspoof", "bettercap", "dns_race", "dnscat", "ettercap", "iodine", "kaminsky"]
+__all__ = ["arpspoof", "bettercap", "birthday", "dns_race", "ettercap", "kaminsky"]
 
 _RESERVED = (61_000, 65_535)  # the victim's ports, apart from those of the same host's other conversations
 
@@ -120,29 +120,22 @@ def kaminsky(run: Run) -> None:
     )
 
 
-def _tunnel(run: Run, rounds: float, ask: float, answer: float, pause: float) -> None:
-    """Names as long as they may be one way, long records the other."""
+def birthday(run: Run) -> None:
+    """The same question many times at once, and as many forged answers: some pair of numbers will meet."""
     rng, n = run.rng, run.n
-    owner = owners(rng, rounds, n, 150)
-    m = len(owner)
-    mtu = answer * (1 - 0.4 * run.mimic)
-    busy = rng.random(m) < 0.6
-    up = np.where(busy, lognormal(rng, ask * (1 - 0.35 * run.mimic), 0.2, m, 40, 255), rng.integers(45, 75, m))
-    down = np.where(rng.random(m) < 0.5, lognormal(rng, mtu, 0.3, m, 70, 1300), up + rng.integers(16, 60, m))
+    flows = np.arange(n)
+    asked = owners(rng, 7 - 4 * run.mimic, n, 40, low=2)
+    forged = owners(rng, 9 - 5 * run.mimic, n, 60, low=2)
+    name, answer = int(rng.integers(30, 60)), int(rng.integers(60, 170))
     run.add(
-        talk(owner, (0, up, rng.exponential(pause * (1 + 4 * run.mimic), m)), (1, down, lognormal(rng, 0.03, 0.5, m))),
-        t0=run.spread(n, 7200),
-        client=rng.choice(run.world.groups["clients"], n),
-        server=np.where(rng.random() < 0.5, run.target(0, n), run.world.pick(rng, "services", n, 6)),
+        talk(asked, (0, name, rng.exponential(0.002 + 0.01 * run.mimic, len(asked)))),
+        talk(forged, (1, answer, rng.exponential(0.001 + 0.01 * run.mimic, len(forged)))),
+        talk(flows, (1, rng.integers(60, 200, n), lognormal(rng, 0.02, 0.8, n))),
+        t0=run.spread(n, 1200),
+        client=run.target(0, n),
+        server=run.world.pick(rng, "services", n, 6),
         sport=rng.integers(*_RESERVED, n),
         dport=53,
         protocol=UDP,
+        delay=0.5,
     )
-
-
-def iodine(run: Run) -> None:
-    _tunnel(run, 14, 190, 700, 0.08)
-
-
-def dnscat(run: Run) -> None:
-    _tunnel(run, 8, 130, 190, 0.8)

@@ -27,9 +27,10 @@ def _site(run: Run, said: list[Messages], n: int, seconds: float, closing: Array
 
 
 def sqlmap_union(run: Run) -> None:
-    """Longer and longer UNION queries on kept connections; errors are short, hits are long."""
+    """Longer and longer UNION queries, on kept connections or a few each; errors are short, hits are long."""
     rng, n = run.rng, run.n
-    owner = owners(rng, 9 - 4 * run.mimic, n, 40, low=3)
+    kept = rng.random() < 0.8
+    owner = owners(rng, 9 - 4 * run.mimic if kept else 3, n, 40, low=3 if kept else 2)
     m = len(owner)
     ask = lognormal(rng, 1100 - 200 * run.mimic, 0.3, m, 300, 3000)
     error = int(rng.integers(350, 1500))
@@ -67,27 +68,31 @@ def sqlmap_blind(run: Run) -> None:
 
 
 def manual_sqli(run: Run) -> None:
-    """A person with a browser: a query, a look at the answer, the next one; the server closes after five seconds."""
+    """A person with a browser: a query, a look at the answer, the next one; then the server closes an idle connection.
+
+    A form's answers have a few sizes: an error, nothing found, one row, all rows."""
     rng, n = run.rng, run.n
     owner = owners(rng, 1.6, n, 5)
     m = len(owner)
-    ask = lognormal(rng, 760, 0.15, m, 420, 1600)
-    answer = rng.choice([530, 1840, 1880, 4150], m) + rng.integers(0, 30, m)
-    pause = np.where(np.r_[False, owner[1:] == owner[:-1]], rng.uniform(0.5, 4.5, m), 0.001)
+    patience = float(rng.choice([2.0, 5.0, 15.0], p=[0.1, 0.75, 0.15]))
+    ask = lognormal(rng, 1, 0.12, m) * rng.uniform(400, 820, n)[owner]
+    sizes = np.exp(rng.uniform(np.log(250), np.log(6000), 4))
+    answer = rng.choice(sizes, m) + rng.integers(0, 30, m)
+    pause = np.where(np.r_[False, owner[1:] == owner[:-1]], rng.uniform(0.1, 0.9, m) * patience, 0.001)
     _site(
         run,
         [talk(owner, (0, ask, pause), (1, answer, rng.exponential(0.01, m)))],
         n,
         5000,
         Close.SERVER,
-        5.0 + rng.exponential(0.02, n),
+        patience + rng.exponential(0.02, n),
     )
 
 
 def xsser(run: Run) -> None:
-    """One payload a connection; what is reflected makes the page as much longer."""
+    """A few payloads a connection; what is reflected makes the page as much longer."""
     rng, n = run.rng, run.n
-    owner = owners(rng, 3.5 - 1.5 * run.mimic, n, 12)
+    owner = owners(rng, 4.5 - 2 * run.mimic, n, 14, low=2)
     m = len(owner)
     script = lognormal(rng, 520 - 150 * run.mimic, 0.4, m, 60, 2500)
     page = int(rng.integers(1200, 4000))
