@@ -132,3 +132,16 @@ def test_there_is_a_picture_of_it_the_same_each_time(bundle, traffic, evaded, tm
     drawn = [draw(e, p, traffic, tmp_path / name)[-1] for name in ("a", "b")]
     assert drawn[0].name == "evasion.png" and drawn[0].stat().st_size > 8000
     assert len({sha256(path.read_bytes()).hexdigest() for path in drawn}) == 1
+
+
+def test_the_page_of_a_version_shows_every_perturbation_and_the_worst_for_each_tool(bundle, traffic, evaded, tmp_path):
+    from robustidps.evaluation.base_rates import base_rates
+    from robustidps.evaluation.page import write_page
+
+    e, p = evaluate(bundle, traffic, dataset="d", evaded=evaded, timing=False, resamples=50)
+    pictures = draw(e, p, traffic, tmp_path)
+    page = write_page(e, tmp_path, rates=base_rates(e, 48), pictures=pictures).read_text()
+    assert "the worst for each tool" in page and "The perturbation that hides each tool best" in page
+    assert all(word in page for word in ("padding-light", "delay-light", "loud", "quiet"))
+    plain, _ = evaluate(bundle, traffic, dataset="d", timing=False, resamples=50)
+    assert "the worst for each tool" not in write_page(plain, tmp_path, rates=base_rates(plain, 48)).read_text()

