@@ -13,7 +13,7 @@ from robustidps.judging import rule_set
 from robustidps.registry.metadata import MAX_SPLIT
 from robustidps.tasks.evaluation import evaluate_model, report_drift, write_evaluation_page
 from robustidps.tasks.registry import promote_version, register_version, release_version, reserve_version
-from robustidps.tasks.traffic import load_traffic, split_traffic, usable
+from robustidps.tasks.traffic import evaded, load_traffic, split_traffic, usable
 from robustidps.tasks.training import discard_bundles, train_model
 from robustidps.traffic.holdout import HoldOut
 from robustidps.traffic.prepare import dataset_config, fingerprint
@@ -39,7 +39,7 @@ def train(
     rules: str | None = None,
     description: str = "",
 ) -> dict[str, Any]:
-    """Traffic -> split -> train -> bundle and parity gate -> evaluate -> drift -> page -> register (-> promote).
+    """Traffic -> split, evade -> train -> bundle, parity gate -> evaluate -> drift -> page -> register (-> promote).
 
     Args:
         family: Model family, as `robustidps models --families` lists them.
@@ -73,6 +73,7 @@ def train(
         parts = load_traffic.with_options(refresh_cache=True)(dataset, data_dir, schema_file, content=content)
     cut = split_traffic(parts, dataset, split, 0, limit_rows, hold_out)
     report = cut["report"]
+    altered = evaded(dataset, cut["test"], content)
     version = reserve_version(name, version, breaking)
     registered = None
     try:
@@ -93,10 +94,10 @@ def train(
             )
             for seed in range(first, first + seeds)
         ]
-        evaluated = [evaluate_model(b, cut["test"], dataset, timing=i == 0) for i, b in enumerate(trained)]
+        evaluated = [evaluate_model(b, cut["test"], dataset, i == 0, altered) for i, b in enumerate(trained)]
         best = max(range(seeds), key=lambda i: trained[i]["metrics"].get("val_macro_f1", 0.0))
         if seeds > 1:  # all drew into the version's folder: the pictures that stay are the chosen one's
-            evaluated[best] = evaluate_model(trained[best], cut["test"], dataset)
+            evaluated[best] = evaluate_model(trained[best], cut["test"], dataset, evaded=altered)
         drift = report_drift(trained[best], cut["train"], cut["test"])
         evaluated[best] = write_evaluation_page(trained[best], evaluated[best], report["text"])
         registered = register_version(
@@ -109,6 +110,7 @@ def train(
             dataset=dataset,
             rules=rules or config.rules,
             command=command_line(parameters),
+            evaded=altered,
         )
     finally:
         if registered is None:  # failed or interrupted: the number is free again

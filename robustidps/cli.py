@@ -39,6 +39,24 @@ Reason = Annotated[str, typer.Option("--reason", help="kept in the ledger")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="a public data set's folder, archive or file")]
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="schema file of a table of yours (docs/data.md)")]
 RuleSetName = Annotated[str | None, typer.Option("--rules", help="rule set in configs/promotion")]
+Labels = Annotated[
+    Path | None, typer.Option("--labels", help="CSV of what the traffic is: by flow, or by capture (docs/data.md)")
+]
+Label = Annotated[str | None, typer.Option("--label", help="the class of the whole capture")]
+LabelWords = Annotated[Path | None, typer.Option("--label-words", help="YAML: class to the words that stand for it")]
+LabelsTimezone = Annotated[
+    str, typer.Option("--labels-timezone", help="of label times without one: UTC, -03:00 or America/Halifax")
+]
+LabelsShift = Annotated[
+    float, typer.Option("--labels-shift", help="hours added to all label times, for a clock that was wrong")
+]
+LabelsTolerance = Annotated[
+    float, typer.Option("--labels-tolerance", help="seconds that a flow may begin outside a label's time")
+]
+EvadedFile = Annotated[
+    Path | None,
+    typer.Option("--evaded", help="attacks altered to evade (`data evade`); default: those recorded with the version"),
+]
 Truncated = Annotated[
     Literal["refuse", "use"],
     typer.Option("--truncated", help="a capture that is cut off: refuse it, or use its whole part"),
@@ -241,6 +259,7 @@ def evaluate(
     on: Annotated[
         Path | None, typer.Option("--on", help="labelled traffic (Parquet); default: what it was held out from")
     ] = None,
+    evaded: EvadedFile = None,
     out: Annotated[Path | None, typer.Option("--out", help="folder for page and pictures")] = None,
     as_json: Json = False,
 ) -> None:
@@ -250,7 +269,7 @@ def evaluate(
     from robustidps.pages import show_evaluation
 
     with console.bars(not as_json):
-        evaluation, files = evaluate_version(_registry(), name, version, on=on, folder=out)
+        evaluation, files = evaluate_version(_registry(), name, version, on=on, evaded=evaded, folder=out)
     rates = base_rates(evaluation, _settings().alerts_per_analyst)
     if as_json:
         more = {"base_rates": rates.model_dump(mode="json"), "files": [str(file.absolute()) for file in files]}
@@ -285,6 +304,7 @@ def promote(
     to: Annotated[Literal["Staging", "Production"], typer.Option("--to", help="how far")] = "Production",
     rules: RuleSetName = None,
     on: Annotated[Path | None, typer.Option("--on", help="labelled traffic (Parquet) to judge on")] = None,
+    evaded: EvadedFile = None,
     reason: Reason = "",
     as_json: Json = False,
 ) -> None:
@@ -296,8 +316,17 @@ def promote(
 
     with console.bars(not as_json):
         held_out = TrafficSet.read(on) if on else None
+        altered = TrafficSet.read(evaded) if evaded else None
         outcomes = move(
-            _registry(), name, version, to, rules=rules, held_out=held_out, reason=reason, progress=current()
+            _registry(),
+            name,
+            version,
+            to,
+            rules=rules,
+            held_out=held_out,
+            evaded=altered,
+            reason=reason,
+            progress=current(),
         )
     console.emit_json([o.as_dict() for o in outcomes]) if as_json else show_outcomes(name, version, outcomes)
     if not outcomes[-1].moved:
@@ -353,28 +382,18 @@ def ingest(
     capture: Annotated[Path, typer.Argument(help="a .pcap or .pcapng file; with --labels also a folder of them")],
     out: Annotated[Path | None, typer.Option("--out", help="Parquet file; default: beside the capture")] = None,
     truncated: Truncated = "refuse",
-    labels: Annotated[
-        Path | None, typer.Option("--labels", help="CSV of what the traffic is: by flow, or by capture (docs/data.md)")
-    ] = None,
-    label: Annotated[str | None, typer.Option("--label", help="the class of the whole capture")] = None,
+    labels: Labels = None,
+    label: Label = None,
     unmatched: Annotated[
         Literal["unlabelled", "benign"], typer.Option("--unmatched", help="what flows without a label are")
     ] = "unlabelled",
     max_unmatched: Annotated[
         float, typer.Option("--max-unmatched", help="error when a larger share of the labels meets no flow, or clashes")
     ] = 0.5,
-    label_words: Annotated[
-        Path | None, typer.Option("--label-words", help="YAML: class to the words that stand for it")
-    ] = None,
-    labels_timezone: Annotated[
-        str, typer.Option("--labels-timezone", help="of label times without one: UTC, -03:00 or America/Halifax")
-    ] = "UTC",
-    labels_shift: Annotated[
-        float, typer.Option("--labels-shift", help="hours added to all label times, for a clock that was wrong")
-    ] = 0.0,
-    labels_tolerance: Annotated[
-        float, typer.Option("--labels-tolerance", help="seconds that a flow may begin outside a label's time")
-    ] = 1.0,
+    label_words: LabelWords = None,
+    labels_timezone: LabelsTimezone = "UTC",
+    labels_shift: LabelsShift = 0.0,
+    labels_tolerance: LabelsTolerance = 1.0,
     max_bytes: Annotated[int | None, typer.Option(help="refuse a larger capture")] = None,
     max_flows: Annotated[int | None, typer.Option(help="end after this many flows")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="end extraction after this time")] = None,
@@ -519,6 +538,34 @@ def data_describe(
 
     with console.bars(not as_json):
         content = pages.describe(path)
+    console.emit_json(content.rows) if as_json else content.show()
+
+
+@data_app.command("evade")
+def data_evade(
+    capture: Annotated[Path, typer.Argument(help="a .pcap file of Ethernet frames with attacks in it")],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file for the altered attacks' flows")],
+    labels: Labels = None,
+    label: Label = None,
+    label_words: LabelWords = None,
+    labels_timezone: LabelsTimezone = "UTC",
+    labels_shift: LabelsShift = 0.0,
+    labels_tolerance: LabelsTolerance = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="of what is drawn at random")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Alter a capture's attacks so that they evade, within what protocols allow (docs/evaluation.md#evasion)."""
+    from robustidps import pages
+    from robustidps.traffic.labelling import LabelOptions
+
+    if (labels is None) == (label is None):
+        raise ConfigError("nobody says what is an attack", remedy="give either --labels FILE or --label CLASS")
+    _beside(capture, out, labels)
+    options = LabelOptions(
+        label_words, timezone=labels_timezone, shift_s=labels_shift * 3600.0, tolerance_s=labels_tolerance
+    )
+    with console.bars(not as_json):
+        content = pages.evade(capture, out, labels, label, options, seed)
     console.emit_json(content.rows) if as_json else content.show()
 
 

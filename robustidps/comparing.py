@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustidps.errors import DatasetError
-from robustidps.judging import read_held_out
+from robustidps.judging import read_evaded, read_held_out
 from robustidps.progress import Progress, current
 from robustidps.registry.metadata import MAX_SPLIT
 from robustidps.settings import check_name
@@ -43,10 +43,27 @@ def _traffic(registry: ModelRegistry, bundle: Bundle, on: Path | None) -> tuple[
     return traffic, dataset
 
 
+def _evaded(registry: ModelRegistry, bundle: Bundle, path: Path | None) -> TrafficSet | None:
+    meta = bundle.metadata
+    if path is not None:
+        return TrafficSet.read(path)
+    return read_evaded(registry.resolve(meta.name, meta.version).held_out, f"{meta.name} {meta.version}")
+
+
 def evaluate_version(
-    registry: ModelRegistry, name: str, which: str, *, on: Path | None = None, folder: Path | None = None
+    registry: ModelRegistry,
+    name: str,
+    which: str,
+    *,
+    on: Path | None = None,
+    evaded: Path | None = None,
+    folder: Path | None = None,
 ) -> tuple[Evaluation, list[Path]]:
-    """Judges a registered version on its held-out traffic or on `on`; its page (first) and pictures go to `folder`."""
+    """Judges a registered version on its held-out traffic or on `on`; its page (first) and pictures go to `folder`.
+
+    Args:
+        evaded: attacks altered to evade; default: those that the version was registered with, if any.
+    """
     from robustidps.evaluation.background import Background
     from robustidps.evaluation.base_rates import base_rates
     from robustidps.evaluation.evaluate import evaluate
@@ -55,7 +72,8 @@ def evaluate_version(
 
     bundle = resolve(registry, f"{name}@{which}")
     traffic, dataset = _traffic(registry, bundle, on)
-    evaluation, predictions = evaluate(bundle, traffic, dataset=dataset, progress=current())
+    altered = _evaded(registry, bundle, evaded)
+    evaluation, predictions = evaluate(bundle, traffic, dataset=dataset, evaded=altered, progress=current())
     meta = bundle.metadata
     reports = registry.settings.folder("reports", meta.name, meta.version)
     folder = folder or reports / evaluation.data_digest[:12]
@@ -104,8 +122,9 @@ def compare_versions(
             f"{candidate} reads {one.schema.name}, {champion} reads {other.schema.name}: no traffic fits both"
         )
     traffic, dataset = _traffic(registry, one, on)
-    first, first_rows = evaluate(one, traffic, dataset=dataset, progress=progress)
-    second, second_rows = evaluate(other, traffic, dataset=dataset, progress=progress)
+    evaded = _evaded(registry, one, None)
+    first, first_rows = evaluate(one, traffic, dataset=dataset, evaded=evaded, progress=progress)
+    second, second_rows = evaluate(other, traffic, dataset=dataset, evaded=evaded, progress=progress)
     differences = paired(first_rows, second_rows, traffic)
     meta = one.metadata
     target = folder or registry.settings.folder("reports", meta.name, meta.version)

@@ -75,6 +75,31 @@ def read_held_out(held_out: dict[str, Any] | None, where: str) -> TrafficSet:
     return traffic
 
 
+def read_evaded(held_out: dict[str, Any] | None, where: str) -> TrafficSet | None:
+    """The evaded version of the held-out traffic that a version was registered with; None where none was recorded.
+
+    Raises:
+        NotFoundError: the file is gone. IntegrityError: it holds other rows, or names them otherwise, than recorded.
+    """
+    from robustidps.evaluation.evasion import evaded_digest
+    from robustidps.traffic.trafficset import TrafficSet
+
+    recorded = (held_out or {}).get("evaded")
+    if not recorded:
+        return None
+    path = Path(recorded["path"])
+    if not path.is_file():
+        raise NotFoundError(
+            f"the evaded traffic of {where} is gone", where=path, remedy="name other with --evaded FILE.parquet"
+        )
+    traffic = TrafficSet.read(path)
+    if evaded_digest(traffic) != recorded.get("digest"):
+        raise IntegrityError(
+            "the evaded traffic was changed since it was recorded", where=path, remedy="restore it, or train anew"
+        )
+    return traffic
+
+
 def gather(
     registry: ModelRegistry,
     name: str,
@@ -82,6 +107,7 @@ def gather(
     *,
     rules: str | None = None,
     held_out: TrafficSet | None = None,
+    evaded: TrafficSet | None = None,
     validation_fn: Callable[[Any], bool] | None = None,
     progress: Progress = silent,
 ) -> Case:
@@ -90,6 +116,7 @@ def gather(
     Args:
         rules: rule set; default: the one the version was registered with.
         held_out: traffic to judge on; default: what the version was registered with.
+        evaded: attacks altered to evade; default: what the version was registered with, if anything.
         validation_fn: one rule more; called with the candidate's handle, and true means that it passes.
 
     Raises:
@@ -102,6 +129,8 @@ def gather(
     chosen = rule_set(rules or recorded.get("rules") or "default")
     if held_out is None:
         held_out = read_held_out(recorded, f"{name} {version}")
+    if evaded is None:
+        evaded = read_evaded(recorded, f"{name} {version}")
     dataset = str(recorded.get("dataset") or held_out.provenance.get("dataset") or "traffic")
     bundle = registry.bundle(name, version)
     if held_out.schema.digest != bundle.schema.digest:
@@ -112,7 +141,7 @@ def gather(
     incumbent = registry.assignment(name).production
     incumbent = None if incumbent == version else incumbent
     progress(f"judging {name} {version}", 0, 2 if incumbent else 1)
-    evaluation, predictions = evaluate(bundle, held_out, dataset=dataset)
+    evaluation, predictions = evaluate(bundle, held_out, dataset=dataset, evaded=evaded)
     validations = {} if validation_fn is None else {"validation_fn": _validated(validation_fn, bundle)}
     champion, differences, replaces = None, [], None
     if incumbent:
@@ -120,7 +149,7 @@ def gather(
         replaces = registry.bundle(name, incumbent)
         theirs = None
         if replaces.schema.digest == bundle.schema.digest:
-            theirs, their_predictions = evaluate(replaces, held_out, dataset=dataset)
+            theirs, their_predictions = evaluate(replaces, held_out, dataset=dataset, evaded=evaded)
             differences = paired(predictions, their_predictions, held_out)
         champion = _evidence(replaces, theirs)
     candidate = _evidence(

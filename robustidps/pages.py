@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from robustidps.registry.registry import ModelRegistry
     from robustidps.scoring import Scores
     from robustidps.traffic.fetch import Fetched
+    from robustidps.traffic.labelling import LabelOptions
 
 __all__ = ["Page"]
 
@@ -277,6 +278,25 @@ def simulate(out: Path, overrides: dict[str, Any], flows: bool) -> Page:
     return _facts(str(out), simulation.facts())
 
 
+def evade(capture: Path, out: Path, labels: Path | None, label: str | None, options: LabelOptions, seed: int) -> Page:
+    """Alters a capture's attacks to evade, writes their flows to `out`, and says what there is and what it costs."""
+    from robustidps.progress import current
+    from robustidps.traffic.evasion import evade as alter
+    from robustidps.traffic.labelling import capture_truth, labelled_capture
+
+    # First as `ingest` would: labels of another capture or with another clock end here, with the reason.
+    _, report = labelled_capture(capture, labels, label=label, options=options, progress=current())
+    truth = capture_truth(capture, labels, label=label, options=options)
+    evaded = alter([(capture, truth)], tolerance_s=options.tolerance_s, seed=seed, progress=current())
+    evaded.write(out)
+    facts: dict[str, Any] = {"file": str(out), "digest": evaded.digest, "labels": report.lines()}
+    facts |= {"conversations": evaded.provenance["conversations"], "flows": len(evaded)}
+    facts |= {f"flows of {name}": count for name, count in evaded.class_counts().items() if count}
+    costs = evaded.provenance["cost"].items()
+    facts |= {f"cost of {name}, times": cost["all"] for name, cost in costs}
+    return _facts(str(out), facts)
+
+
 def _facts(title: str, facts: Mapping[str, Any]) -> Page:
     known = {key: value for key, value in facts.items() if value not in (None, "", [], {})}
     return Page(title, [{"": key, "value": value} for key, value in known.items()])
@@ -319,6 +339,16 @@ def show_evaluation(evaluation: Evaluation, rates: BaseRates, files: Iterable[Pa
         for label, e in evaluation.classes.items()
     ]
     console.table("", ["class", "precision", "recall", "F1", "support"], rows, right=("support",))
+    if evaluation.evasion:
+        under = [
+            (name, str(p.detection), str(p.alert_recall), ", ".join(f"{v:.2f} {k}" for k, v in p.cost.items()))
+            for name, p in evaluation.evasion.perturbations.items()
+        ]
+        under.append(
+            ("worst for each tool", str(evaluation.evasion.detection), str(evaluation.evasion.alert_recall), "")
+        )
+        columns = ["attacks altered to evade", "detection rate", "alert recall", "cost to the attacker, times"]
+        console.table("", columns, under)
     header, table = rates.compact()
     console.table(rates.title, header, table, right=header[1:])
     for note in [*evaluation.notes, *rates.notes]:

@@ -193,6 +193,10 @@ def _disjoint(case: Case, needs: EvidenceNeeds) -> RuleResult | None:
             problems.append(f"when the {who}'s training or the held-out traffic took place is not known")
         elif e.time_from <= known.time_to and known.time_from <= e.time_to:  # type: ignore[operator]
             problems.append(f"the held-out traffic overlaps in time with the {who}'s training")
+        elif (x := e.evasion) is not None and (
+            x.time_from is None or x.time_to is None or (x.time_from <= known.time_to and known.time_from <= x.time_to)  # type: ignore[operator]
+        ):
+            problems.append(f"the evaded traffic has no time, or shares some with the {who}'s training")
     if problems:
         return RuleResult(rule=name, passed=None, text=f"{name}: {'; '.join(problems)}")
     if needs.disjoint_in_time:

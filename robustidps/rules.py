@@ -58,6 +58,7 @@ class Evidence(BaseModel):
             "schema_digest": self.schema_digest,
             "dataset": e.dataset if e else None,
             "data_digest": e.data_digest if e else None,
+            "evaded_digest": e.evasion.data_digest if e and e.evasion else None,
             "rows": e.rows if e else 0,
             "blocks": f"{e.n_blocks} x {e.blocks}" if e else None,
             "metrics": e.metrics() if e else {},
@@ -375,7 +376,7 @@ class HumanApproval(_Rule):
 
 
 class RecallUnderEvasion(_Rule):
-    """Detection of attacks altered to evade."""
+    """Detection of attacks when each tool's are altered in the way that hides them best."""
 
     kind: Literal["recall_under_evasion"]
     min: Share

@@ -21,7 +21,11 @@ __all__ = ["evaluate_model", "report_drift", "write_evaluation_page"]
 
 @task(name="evaluate model", **PLAIN)
 def evaluate_model(
-    bundle: dict[str, Any], held_out: dict[str, Any], dataset: str, timing: bool = True
+    bundle: dict[str, Any],
+    held_out: dict[str, Any],
+    dataset: str,
+    timing: bool = True,
+    evaded: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Figures with intervals, and pictures; gives the evaluation and the files, and shows both as Prefect artefacts."""
     from robustidps.evaluation.evaluate import evaluate
@@ -29,7 +33,10 @@ def evaluate_model(
 
     traffic = load(held_out)
     opened = open_bundle(Path(bundle["path"]), expected_digest=bundle["digest"])
-    evaluation, predictions = evaluate(opened, traffic, dataset=dataset, timing=timing, progress=current())
+    altered = load(evaded) if evaded else None
+    evaluation, predictions = evaluate(
+        opened, traffic, dataset=dataset, evaded=altered, timing=timing, progress=current()
+    )
     meta = opened.metadata
     folder = get_settings().folder("reports", meta.name, meta.version)
     current()("drawing", 0, 1)

@@ -9,12 +9,14 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from robustidps.errors import VersionExistsError
+from robustidps.evaluation.evasion import evaded_digest
 from robustidps.evaluation.report import Evaluation
 from robustidps.judging import promote
 from robustidps.progress import current
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import get_settings
 from robustidps.tasks.options import PLAIN, RETRIED
+from robustidps.tasks.references import load
 
 __all__ = ["promote_version", "register_version", "release_version", "reserve_version"]
 
@@ -45,23 +47,27 @@ def register_version(
     dataset: str,
     rules: str,
     command: str,
+    evaded: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Registers the bundle in MLflow and the state store, with its curves, figures, pictures and reports."""
     registry = ModelRegistry(settings=get_settings())
     share = drift["summary"]["drifted_share"] if drift else None
     current()("registering", 0, 2)
+    recorded: dict[str, Any] = {
+        "path": held_out["path"],
+        "digest": held_out["digest"],
+        "dataset": dataset,
+        "rules": rules,
+        "drift_share": share,
+    }
+    if evaded:
+        recorded["evaded"] = {"path": evaded["path"], "digest": evaded_digest(load(evaded))}
     try:
         registry.register_model(
             name,
             version,
             Path(bundle["path"]),
-            held_out={
-                "path": held_out["path"],
-                "digest": held_out["digest"],
-                "dataset": dataset,
-                "rules": rules,
-                "drift_share": share,
-            },
+            held_out=recorded,
             history=bundle["history"],
             params=bundle["settings"],
             command=command,

@@ -12,9 +12,9 @@ from robustidps.settings import get_settings
 from robustidps.tasks.options import CACHED, PLAIN
 from robustidps.tasks.references import TrafficRef, store
 from robustidps.traffic.holdout import HoldOut
-from robustidps.traffic.prepare import dataset_config, load_dataset, split_dataset, starve
+from robustidps.traffic.prepare import dataset_config, evaded_dataset, load_dataset, split_dataset, starve
 
-__all__ = ["ingest_capture", "ingest_file", "load_traffic", "split_traffic", "usable"]
+__all__ = ["evade_traffic", "evaded", "ingest_capture", "ingest_file", "load_traffic", "split_traffic", "usable"]
 
 
 @task(name="load traffic", **CACHED)
@@ -83,6 +83,32 @@ def split_traffic(
     return {name: store(part, folder, name).model_dump() for name, part in references.items()} | {
         "report": cut.report.to_dict() | {"text": str(cut.report)}
     }
+
+
+@task(name="evade", **CACHED)
+def evade_traffic(dataset: str, held_out: dict[str, Any], *, content: str) -> dict[str, Any] | None:
+    """The held-out attacks altered to evade, as a reference; None where the data set doesn't come as packets.
+
+    Args:
+        content: `prepare.fingerprint` of the data set and the version of the perturbations, for the cache to notice.
+    """
+    from robustidps.tasks.references import load
+
+    made = evaded_dataset(dataset, load(held_out), folder=get_settings().folder("captures"), progress=current())
+    return None if made is None else store(made, get_settings().folder("traffic"), "evaded").model_dump()
+
+
+def evaded(dataset: str, held_out: dict[str, Any], content: str) -> dict[str, Any] | None:
+    """`evade_traffic` where there are packets; a cached result whose file is gone is made again."""
+    from robustidps.traffic.evasion import EVASION_VERSION
+
+    if not dataset_config(dataset).has_packets:
+        return None
+    content = f"{content} {EVASION_VERSION}"
+    found: dict[str, Any] | None = evade_traffic(dataset, held_out, content=content)
+    if found is not None and not TrafficRef.model_validate(found).usable:
+        found = evade_traffic.with_options(refresh_cache=True)(dataset, held_out, content=content)
+    return found
 
 
 def usable(parts: dict[str, Any]) -> bool:

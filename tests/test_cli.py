@@ -47,6 +47,7 @@ COMMANDS = [
     "ui",
     "data list",
     "data describe",
+    "data evade",
     "data fetch",
     "data simulate",
     "registry repair",

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from robustidps.comparing import compare_versions, evaluate_version
 from robustidps.errors import ConflictError, InputError, IntegrityError, ModelValidationError, NotFoundError
+from robustidps.evaluation.evasion import evaded_digest
 from robustidps.judging import gather, judge, promote
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import use_settings
 from robustidps.testing.linear import Linear, LinearSettings
 from robustidps.testing.registry import memory_registry
 from robustidps.testing.traffic import toy_traffic
+from robustidps.traffic.trafficset import TrafficSet
 from robustidps.training import train_bundle
 
 DAY = 86_400.0
@@ -42,7 +46,10 @@ def registry(tmp_path: Path):
         rules.write_text(RULES)
         held_out = _at(toy_traffic(900, seed=9), days=5)
         path = held_out.write(made.settings.folder("traffic") / "held-out.parquet")
+        evaded = _evaded(held_out)
+        altered = evaded.write(made.settings.folder("traffic") / "evaded.parquet")
         facts = {"path": str(path), "digest": held_out.digest, "dataset": "toy", "rules": "toy"}
+        facts |= {"evaded": {"path": str(altered), "digest": evaded_digest(evaded)}}
         for version, seed, epochs in (("1.0.0", 0, 150), ("1.1.0", 1, 150), ("1.2.0", 2, 1)):
             settings = LinearSettings(seed=seed, epochs=epochs, learning_rate=0.5 if epochs > 1 else 1e-6)
             train, validation = toy_traffic(900, seed=3), _at(toy_traffic(400, seed=4), days=1)
@@ -54,6 +61,14 @@ def registry(tmp_path: Path):
 
 def _at(traffic, days: float):
     return replace(traffic, time=traffic.time + days * DAY)
+
+
+def _evaded(held_out: TrafficSet) -> TrafficSet:
+    """The held-out attacks, and again with benign rows' features: nothing is found of those."""
+    attacks, benign = held_out.select(held_out.labels > 0), held_out.select(held_out.labels == 0)
+    hidden = replace(attacks, features=np.resize(benign.features, attacks.features.shape))
+    parts = [replace(t, source=np.full(len(t), n, object)) for t, n in ((attacks, "unchanged"), (hidden, "disguise"))]
+    return TrafficSet.concat(parts)
 
 
 def test_a_version_passes_through_staging_and_each_step_is_a_decision(registry: ModelRegistry) -> None:
@@ -150,3 +165,52 @@ def test_a_version_in_production_is_not_promoted_again(registry: ModelRegistry) 
     promote(registry, "toy", "1.0.0")
     with pytest.raises(InputError, match="already"):
         promote(registry, "toy", "1.0.0")
+
+
+def test_candidate_and_champion_are_scored_on_the_evaded_traffic_recorded_with_the_version(
+    registry: ModelRegistry,
+) -> None:
+    rules = registry.settings.home / "configs" / "promotion" / "evasion.yaml"
+    rule = "  - {kind: recall_under_evasion, min: 0.5}\nleft_out:"
+    rules.write_text(RULES.replace("name: toy", "name: evasion").replace("left_out:", rule))
+    case = gather(registry, "toy", "1.0.0", rules="evasion")
+    evaluation = case.candidate.evaluation
+    assert evaluation is not None and evaluation.evasion is not None
+    assert evaluation.metric("detection_under.unchanged") == pytest.approx(evaluation.metric("detection_rate"))
+    verdict = case.verdict("Staging")
+    assert verdict.outcome == "reject" and any("recall_under_evasion" in reason for reason in verdict.reasons)
+    assert case.candidate.summary()["evaded_digest"] == evaluation.evasion.data_digest
+    promote(registry, "toy", "1.0.0")
+    champion = gather(registry, "toy", "1.1.0").champion
+    assert champion is not None and champion.evaluation is not None and champion.evaluation.evasion is not None
+    assert champion.evaluation.evasion.data_digest == evaluation.evasion.data_digest
+    compared = compare_versions(registry, "toy@1.0.0", "toy@1.1.0")
+    assert compared.candidate.evasion and compared.champion.evasion
+
+
+def test_other_evaded_traffic_can_be_named(registry: ModelRegistry, tmp_path: Path) -> None:
+    from robustidps.judging import read_held_out
+
+    record = registry.resolve("toy", "1.0.0").held_out
+    own = _evaded(read_held_out(record, "toy").select(slice(0, 600)))
+    evaluation, _ = evaluate_version(registry, "toy", "1.0.0", evaded=own.write(tmp_path / "own.parquet"))
+    assert evaluation.evasion is not None and evaluation.evasion.data_digest == evaded_digest(own)
+
+
+def test_evaded_traffic_from_the_time_of_training_holds(registry: ModelRegistry) -> None:
+    verdict = judge(registry, "toy", "1.0.0", "Staging", evaded=_evaded(toy_traffic(900, seed=9)))
+    assert verdict.outcome == "hold" and any("evaded traffic" in reason for reason in verdict.reasons)
+
+
+def test_changed_or_missing_evaded_traffic_is_refused(registry: ModelRegistry) -> None:
+    path = registry.settings.home / "traffic" / "evaded.parquet"
+    rows = TrafficSet.read(path)
+    calmed = replace(rows, source=np.where(rows.source == "disguise", "unchanged", "disguise"))
+    assert calmed.digest == rows.digest
+    calmed.write(path)
+    with pytest.raises(IntegrityError, match="was changed"):
+        promote(registry, "toy", "1.0.0")
+    path.unlink()
+    with pytest.raises(NotFoundError, match="is gone"):
+        promote(registry, "toy", "1.0.0")
+    assert registry.assignment("toy").staging is None

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from robustidps.errors import DatasetError, SchemaError
 from robustidps.evaluation import metrics as m
 from robustidps.evaluation.bootstrap import Blocks, Folded, blocks_of, fold, interval
+from robustidps.evaluation.evasion import under_evasion
 from robustidps.evaluation.report import ClassFigures, Evaluation, Interval, PairedDifference
 from robustidps.evaluation.timing import measure
 from robustidps.progress import Progress, silent
@@ -59,6 +60,7 @@ def evaluate(
     held_out: TrafficSet,
     *,
     dataset: str,
+    evaded: TrafficSet | None = None,
     resamples: int = 1000,
     seed: int = 0,
     timing: bool = True,
@@ -73,6 +75,7 @@ def evaluate(
         bundle: has `probabilities(x)`, `metadata` (name, version, thresholds, training), `schema` and `digest`.
         held_out: traffic disjoint from training; unlabelled rows are scored and left out of the figures.
         dataset: its name, for the record.
+        evaded: the held-out attacks altered to evade (`robustidps.traffic.evasion`); gives recall_under_evasion.
         resamples: bootstrap resamples; equal `seed` gives equal intervals.
         timing: measure latency and throughput too (about three seconds).
         seen_tools: attack tools (`TrafficSet.tool`) that were in training; gives recall on seen and unseen ones apart.
@@ -125,6 +128,12 @@ def evaluate(
     windows, figures = _windows(rows, p.argmax(axis=1), blocks, resamples, seed, notes)
     figures["expected_calibration_error"] = m.reliability(p, rows.labels).error
     figures["log_loss"] = m.log_loss(p, rows.labels)
+    evasion = None
+    if evaded is not None:
+        evasion = under_evasion(bundle, evaded, resamples=resamples, seed=seed)
+        headline |= {"recall_under_evasion": evasion.detection, "alert_recall_under_evasion": evasion.alert_recall}
+    else:
+        notes.append("recall under evasion was not measured")
     timings = measure(bundle, held_out.features, progress=progress) if timing else []
     if timings:
         figures["latency_p50_ms"], figures["latency_p99_ms"] = timings[0].p50_ms, timings[0].p99_ms
@@ -157,6 +166,7 @@ def evaluate(
         figures=figures,
         timings=timings,
         windows=windows,
+        evasion=evasion,
         blocks=blocks.kind,
         n_blocks=blocks.n,
         resamples=resamples,

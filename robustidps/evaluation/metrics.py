@@ -95,7 +95,8 @@ METRICS: dict[str, Metric] = {
             "alert_false_positive_rate on benign services that were not",
             "lower",
         ),
-        Metric("recall_under_evasion", "detection rate on attacks altered to evade; measured apart"),
+        Metric("recall_under_evasion", "detection rate under the perturbation that hides each attack tool best"),
+        Metric("alert_recall_under_evasion", "alert recall under the perturbation that hides each attack tool best"),
         Metric("latency_p50_ms", "median time of one row, one thread, this host", "lower", False),
         Metric("latency_p99_ms", "99th percentile of the time of one row, one thread, this host", "lower", False),
         Metric(
@@ -108,20 +109,26 @@ _PER_CLASS = {
     "precision": "share of the rows given the class that belong to it",
     "f1": "harmonic mean of the class's precision and recall",
 }
+_PER_PERTURBATION = {
+    "detection_under": "share of attack flows called an attack when all are so perturbed",
+    "alert_recall_under": "share of attack flows that raise an alert when all are so perturbed",
+}
 
 
 def describe(name: str) -> Metric | None:
-    """What `name` means: one of `METRICS`, `recall.CLASS`, `precision.CLASS` or `f1.CLASS`; None if unknown."""
+    """What `name` means: one of `METRICS`, or a figure of a class or perturbation (`f1.CLASS`); None if unknown."""
     if name in METRICS:
         return METRICS[name]
     kind, dot, label = name.partition(".")
-    return Metric(name, _PER_CLASS[kind]) if dot and label and kind in _PER_CLASS else None
+    known = _PER_CLASS | _PER_PERTURBATION
+    return Metric(name, known[kind]) if dot and label and kind in known else None
 
 
 def table() -> str:
     """The list of metrics in `docs/evaluation.md`, as Markdown; a test keeps the two equal."""
     rows = ["| name | what it is | better | threshold |", "|---|---|---|---|"]
     listed = [*METRICS.values(), *(Metric(f"{kind}.CLASS", text) for kind, text in _PER_CLASS.items())]
+    listed += [Metric(f"{kind}.PERTURBATION", text) for kind, text in _PER_PERTURBATION.items()]
     rows += [f"| `{m.name}` | {m.text} | {m.better} | {'0 to 1' if m.share else '0 or more'} |" for m in listed]
     return "\n".join(rows) + "\n"
 

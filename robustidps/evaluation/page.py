@@ -50,6 +50,7 @@ _ORDER = ("Classes", "Alerts")
 _PICTURES = {
     "base_rates": "Precision and analysts needed, by the share of flows that are attacks; bands: 95 % intervals.",
     "confusion_matrix": "Confusion matrix: true classes in rows, predicted in columns; shade: share of the row.",
+    "evasion": "Share of attack flows still called an attack: classes in rows, perturbations in columns.",
     "precision_recall": "Precision against recall, each class against the rest, with its average precision.",
     "reliability": "Reliability: the share that is right against the probability that the model gave.",
     "stability": "Accuracy and macro-F1 of windows of equally many flows, in order of time.",
@@ -82,6 +83,7 @@ def write_page(
         "Base rates": _base_rates(rates, shown),
         "Classes": _classes(evaluation, shown),
         "All figures": [*_figures(evaluation), *(made for name, made in shown.items() if name not in _PICTURES)],
+        "Evasion": _evasion(evaluation, shown),
         "Over time": _windows(evaluation, shown),
         "Probabilities": [shown[name] for name in ("precision_recall", "reliability") if name in shown],
         "Speed": _timings(evaluation),
@@ -207,6 +209,42 @@ def _figures(evaluation: Evaluation) -> list[Markup]:
     header = ["figure", "what it is", "value", "95 % interval"]
     listed = {title: grouped[title] for title in titles if title in grouped}
     return [table("By the names that rules and MLflow use", header, listed, words=2)]
+
+
+def _evasion(evaluation: Evaluation, shown: dict[str, Markup]) -> list[Markup]:
+    """What is found of attacks that were altered to evade, and what it costs the attacker."""
+    evasion = evaluation.evasion
+    if evasion is None:
+        return []
+
+    def cell(figure: Interval) -> Markup:
+        return element("span", _number(figure.value), _spread(figure))
+
+    rows = [
+        [
+            name,
+            cell(p.detection),
+            cell(p.alert_recall),
+            *(_number(p.cost.get(w)) for w in ("packets", "bytes", "seconds")),
+        ]
+        for name, p in evasion.perturbations.items()
+    ]
+    rows.append(["the worst for each tool", cell(evasion.detection), cell(evasion.alert_recall), "", "", ""])
+    header = ["perturbation", "called an attack", "raise an alert", "packets, times", "bytes, times", "seconds, times"]
+    tools = [
+        [name, w.perturbation, _number(w.unchanged), _number(w.detection), f"{w.flows:,}"]
+        for name, w in evasion.worst.items()
+    ]
+    return [
+        *_some(shown, "evasion"),
+        table("The held-out attacks, all perturbed in one way, and what it costs the attacker", header, rows),
+        table(
+            "The perturbation that hides each tool best",
+            ["tool", "perturbation", "found unchanged", "found so perturbed", "flows"],
+            tools,
+            words=2,
+        ),
+    ]
 
 
 def _windows(evaluation: Evaluation, shown: dict[str, Markup]) -> list[Markup]:

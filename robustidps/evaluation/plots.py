@@ -40,7 +40,7 @@ def draw(
     """Writes the pictures of `evaluation` as PNG and returns their paths.
 
     `confusion_matrix.png`, `precision_recall.png` and `reliability.png`; `stability.png` where the rows have time,
-    `base_rates.png` where `rates` are given and known.
+    `base_rates.png` where `rates` are given and known, `evasion.png` where evaded traffic was scored.
 
     Args:
         predictions: what `evaluate` returned beside the evaluation. held_out: the rows it was given.
@@ -63,6 +63,10 @@ def draw(
         pictures["stability"] = _stability(evaluation)
     if rates and all(row.precision.value is not None and row.alerts.value is not None for row in rates.rows):
         pictures["base_rates"] = draw_base_rates(evaluation, rates)
+    if evaluation.evasion:
+        from robustidps.evaluation.evasion_plot import evasion_figure
+
+        pictures["evasion"] = evasion_figure(evaluation)
     return [save_figure(figure, folder / f"{name}.png") for name, figure in pictures.items()]
 
 

@@ -10,7 +10,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["ClassFigures", "Evaluation", "Interval", "PairedDifference", "Timing"]
+__all__ = [
+    "ClassFigures",
+    "Evaluation",
+    "Evasion",
+    "Interval",
+    "PairedDifference",
+    "Timing",
+    "UnderPerturbation",
+    "WorstCase",
+]
 
 
 class Interval(BaseModel):
@@ -58,6 +67,49 @@ class Timing(BaseModel):
     rows_per_second: float
 
 
+class UnderPerturbation(BaseModel):
+    """The attacks under one perturbation. classes: share of each class's flows called an attack. cost: packets, bytes
+    and seconds of the attacker's conversations, as multiples of what they were; empty where nobody measured it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    detection: Interval
+    alert_recall: Interval
+    flows: int
+    classes: dict[str, float]
+    cost: dict[str, float] = Field(default_factory=dict)
+
+
+class WorstCase(BaseModel):
+    """The perturbation that hides a tool best, what is found of it then, and what is found of it unchanged."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    perturbation: str
+    detection: float
+    unchanged: float | None
+    flows: int
+
+
+class Evasion(BaseModel):
+    """Attacks altered to evade, scored by one model (`robustidps.evaluation.evasion`).
+
+    detection, alert_recall: under the worst perturbation for each tool; classes: detection by class then.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data_digest: str = Field(description="of rows, perturbations, tools and campaigns")
+    rows: int
+    time_from: float | None
+    time_to: float | None
+    detection: Interval
+    alert_recall: Interval
+    perturbations: dict[str, UnderPerturbation] = Field(description="by name, `unchanged` first")
+    classes: dict[str, float]
+    worst: dict[str, WorstCase] = Field(description="by tool")
+
+
 class Evaluation(BaseModel):
     """One model version on one held-out set."""
 
@@ -80,6 +132,7 @@ class Evaluation(BaseModel):
     windows: list[dict[str, float | None]] = Field(
         default_factory=list, description="time-ordered windows behind `stability`"
     )
+    evasion: Evasion | None = Field(default=None, description="attacks altered to evade, where they were measured")
     blocks: str = Field(description="what was resampled: campaign, day or row")
     n_blocks: int
     resamples: int
@@ -87,7 +140,7 @@ class Evaluation(BaseModel):
     notes: list[str] = Field(default_factory=list)
 
     def metric(self, name: str) -> float | None:
-        """The figure `name`: a headline, a scalar, `recall.CLASS`, `precision.CLASS` or `f1.CLASS`; None if missing."""
+        """The figure `name`: a headline, a scalar, or a class's or perturbation's (`recall.CLASS`); None if missing."""
         if name in self.headline:
             return self.headline[name].value
         if name in self.figures:
@@ -96,6 +149,10 @@ class Evaluation(BaseModel):
         if label in self.classes and kind in ("recall", "precision", "f1"):
             entry = self.classes[label]
             return entry.recall.value if kind == "recall" else getattr(entry, kind)
+        if self.evasion and label in self.evasion.perturbations:
+            under = self.evasion.perturbations[label]
+            figures = {"detection_under": under.detection, "alert_recall_under": under.alert_recall}
+            return figures[kind].value if kind in figures else None
         return None
 
     def metrics(self) -> dict[str, float]:
@@ -104,6 +161,10 @@ class Evaluation(BaseModel):
         for label, entry in self.classes.items():
             flat[f"recall.{label}"] = entry.recall.value
             flat |= {f"precision.{label}": entry.precision, f"f1.{label}": entry.f1}
+        for name in self.evasion.perturbations if self.evasion else ():
+            flat |= {
+                f"{kind}.{name}": self.metric(f"{kind}.{name}") for kind in ("detection_under", "alert_recall_under")
+            }
         return {k: float(v) for k, v in flat.items() if v is not None}
 
 

@@ -28,11 +28,11 @@ from robustidps.traffic.labelcells import time_zone
 from robustidps.traffic.labelcheck import check_flow_labels
 from robustidps.traffic.labelfile import CaptureLabels, FlowLabels, read_labels
 from robustidps.traffic.labelreport import SHOWN, LabelOptions, LabelReport, some
-from robustidps.traffic.labels import Endpoints, Truth, match
+from robustidps.traffic.labels import ANY, Endpoints, Truth, match
 from robustidps.traffic.labelwords import LabelWords, fold, label_words
 from robustidps.traffic.trafficset import UNLABELLED, TrafficSet
 
-__all__ = ["LabelOptions", "LabelReport", "labelled_capture", "labelled_captures"]
+__all__ = ["LabelOptions", "LabelReport", "capture_truth", "labelled_capture", "labelled_captures"]
 
 _LIMITS, _OPTIONS = Limits(), LabelOptions()
 _BLOCK_S = 600
@@ -77,6 +77,40 @@ def labelled_capture(
     if not len(table):
         raise CaptureError("holds no IP flow", where=path, remedy="capture where IP traffic passes")
     return _labelled({name: table}, {}, read, words, options, progress, others)
+
+
+def capture_truth(
+    path: Path | str,
+    labels: Path | str | None = None,
+    *,
+    label: str | None = None,
+    options: LabelOptions = _OPTIONS,
+    progress: Progress = silent,
+) -> Truth:
+    """What labels say about one capture, for a join of one's own; arguments as for `labelled_capture`, which checks
+    whether they belong to it. Words without a class stay as they are.
+
+    Raises:
+        DatasetError, ConfigError: as `labelled_capture`.
+    """
+    words, path = label_words(options.words), Path(path)
+    if labels is not None:
+        read = read_labels(labels, zone=time_zone(options.timezone), progress=progress)
+        if isinstance(read, FlowLabels):
+            return _spoken(read.truth, words, options.shift_s)
+        label = read.label[_entry(path, read)]
+    open_ = {name: np.array([ANY], np.int32) for name in ("src_port", "dst_port", "protocol")}
+    texts = {"src_ip": "", "dst_ip": "", "label": label or "", "campaign": printable(path.name), "tool": path.stem}
+    return _spoken(
+        Truth(
+            start=np.array([-np.inf]),
+            end=np.array([np.inf]),
+            **open_,
+            **{name: np.array([text], dtype=object) for name, text in texts.items()},
+        ),
+        words,
+        0.0,
+    )
 
 
 def labelled_captures(

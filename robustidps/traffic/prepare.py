@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,7 +28,18 @@ from robustidps.traffic.loaders.card import default_folder
 from robustidps.traffic.splits import Split, official_split, shuffled_split, temporal_split
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["DatasetConfig", "dataset_config", "fingerprint", "load_dataset", "split_dataset", "starve"]
+if TYPE_CHECKING:
+    from robustidps.traffic.simulator import SimulatorSettings
+
+__all__ = [
+    "DatasetConfig",
+    "dataset_config",
+    "evaded_dataset",
+    "fingerprint",
+    "load_dataset",
+    "split_dataset",
+    "starve",
+]
 
 SplitKind = Literal["temporal", "official", "captures", "shuffled"]
 
@@ -58,6 +69,11 @@ class DatasetConfig(BaseModel):
     rules: str = Field(default="default", description="rule set in configs/promotion")
     suffix: str = Field(default="", description="registered models are called FAMILY-SUFFIX; empty for flow64")
     description: str = ""
+
+    @property
+    def has_packets(self) -> bool:
+        """Whether the captures that its flows come from are there, so that attacks in them can be altered to evade."""
+        return self.source == "simulator"
 
 
 def dataset_config(dataset: str) -> DatasetConfig:
@@ -108,7 +124,7 @@ def load_dataset(
         from robustidps.traffic.simulator import SimulatorSettings, simulated_traffic
 
         settings = SimulatorSettings.model_validate(config.simulator)
-        return {"all": simulated_traffic(settings, folder / f"simulated-{settings.digest[:12]}", progress=progress)}
+        return {"all": simulated_traffic(settings, _simulations(folder, settings), progress=progress)}
     from robustidps.traffic.loaders import load
 
     if config.source == "loader":
@@ -128,6 +144,34 @@ def load_dataset(
     if schema_file is None:
         raise DatasetError("a table needs a schema", where=path, remedy="name one with --schema FILE (docs/data.md)")
     return {"all": load("table", path, schema=schema_file, progress=progress)}
+
+
+def _simulations(folder: Path, settings: SimulatorSettings) -> Path:
+    return folder / f"simulated-{settings.digest[:12]}"
+
+
+def evaded_dataset(
+    dataset: str, held_out: TrafficSet, *, folder: Path, seed: int = 0, progress: Progress = silent
+) -> TrafficSet | None:
+    """The attacks of `held_out` altered to evade; None for a data set that doesn't come as packets.
+
+    Args:
+        held_out: rows of the data set's own traffic.
+        folder: where simulated captures are kept, as for `load_dataset`.
+
+    Raises:
+        ConfigError, DatasetError, CaptureError, MissingExtraError.
+    """
+    config = dataset_config(dataset)
+    if not config.has_packets or not (held_out.labels > 0).any():
+        return None
+    from robustidps.traffic.evasion import evade
+    from robustidps.traffic.simulator import SimulatorSettings, simulate
+
+    settings = SimulatorSettings.model_validate(config.simulator)
+    made = simulate(settings, _simulations(folder, settings), progress=progress)
+    captures = ((capture, made.truth(day)) for day, capture in enumerate(made.captures))
+    return evade(captures, held_out=held_out, seed=seed, progress=progress)
 
 
 def _data_folder(config: DatasetConfig, dataset: str, data_dir: Path | None) -> Path | None:

@@ -30,9 +30,17 @@ def test_the_demo_promotes_a_good_model_refuses_a_starved_one_and_scores_a_captu
     assert any("accuracy" in reason and "0.95" in reason for reason in summary["reasons"])
     scored = summary["scored"]
     assert scored["Benign"] > sum(scored.values()) / 2 and len(scored) > 3
-    assert {"confusion_matrix.png", "drift.html"} <= {Path(f).name for f in summary["files"] if Path(f).is_file()}
+    assert {"confusion_matrix.png", "evasion.png", "drift.html"} <= {
+        Path(f).name for f in summary["files"] if Path(f).is_file()
+    }
     assert Path(summary["page"]).name == "evaluation.html" and Path(summary["page"]).is_file()
     registry = ModelRegistry(settings=Settings(home=tmp_path / "demo"))
     assert registry.verify().ok
+    record = registry.resolve("neural_ode", "1.0.0")
+    assert record.held_out and Path(record.held_out["evaded"]["path"]).is_file()
+    promoted = next(d for d in registry.history("neural_ode") if d.action == "promote")
+    figures = promoted.evidence["candidate"]["metrics"]
+    assert 0.05 <= figures["recall_under_evasion"] <= figures["detection_under.unchanged"] <= 1
+    assert promoted.evidence["candidate"]["evaded_digest"] == record.held_out["evaded"]["digest"]
     decisions = [(d.action, d.version, d.to_stage) for d in registry.history("neural_ode")]
     assert ("promote", "1.0.0", "Production") in decisions and decisions[-1] == ("refuse", "1.1.0", "Staging")

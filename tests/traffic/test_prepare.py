@@ -12,7 +12,7 @@ from robustidps.errors import ConfigError, DatasetError
 from robustidps.testing.published import ORIGINAL, UNSW, row, write
 from robustidps.traffic.loaders import public
 from robustidps.traffic.loaders.public import PublicSet
-from robustidps.traffic.prepare import dataset_config, fingerprint, load_dataset, split_dataset
+from robustidps.traffic.prepare import dataset_config, evaded_dataset, fingerprint, load_dataset, split_dataset
 
 
 def test_another_content_under_the_same_name_is_noticed(home, tmp_path: Path):
@@ -125,3 +125,24 @@ def test_a_file_within_a_folder_of_a_public_set_is_noticed(home, tmp_path: Path)
     (tmp_path / "one.csv").write_text("xy")
     found.append(fingerprint("ciciot2023", data_dir=tmp_path / "one.csv"))
     assert len(set(found)) == 4
+
+
+# --- Attacks altered to evade, where the packets are there
+
+
+def test_attacks_of_the_held_out_part_are_altered_where_there_are_packets_and_nowhere_else(home: Path, tmp_path: Path):
+    import numpy as np
+
+    pytest.importorskip("nfstream")
+    config = home / "configs" / "training" / "tiny.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text("source: simulator\nsimulator: {days: 3, packets_per_day: 2500}\ntrain: 0.4\nvalidation: 0.3\n")
+    cut = split_dataset(load_dataset("tiny", folder=tmp_path), dataset_config("tiny"))
+    evaded = evaded_dataset("tiny", cut.test, folder=tmp_path)
+    assert evaded is not None
+    plain = evaded.select(evaded.source == "unchanged")
+    attacks = cut.test.select(cut.test.labels > 0)
+    assert sorted(f.tobytes() for f in plain.features) == sorted(f.tobytes() for f in attacks.features)
+    assert set(evaded.campaign) == set(attacks.campaign) and len(np.unique(evaded.source)) > 5
+    assert evaded_dataset("nsl-kdd", cut.test, folder=tmp_path) is None
+    assert evaded_dataset("tiny", cut.test.select(cut.test.labels == 0), folder=tmp_path) is None
