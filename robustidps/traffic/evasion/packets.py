@@ -3,8 +3,8 @@
 A row is a packet: when, which conversation, which side sent it, TCP numbers relative to each side's first, bytes of
 payload, and its headers as bytes. Perturbations change rows and insert new ones; `capture_bytes` then gives every
 packet the lengths and checksums that follow, so that what a perturbation changes stays a valid packet. Payloads are not
-kept: in the capture that is written they are zeros, and each frame is cut after its headers with its true length in
-the record, as when a sensor keeps headers only. Flow records see no payload, so they lose nothing by it.
+kept: in the capture that is written they are zeros, and each IPv4 frame is cut after its headers with its true length
+in the record, as when a sensor keeps headers only. Flow records see no payload, so they lose nothing by it.
 
 Read: classic pcap of Ethernet frames, IPv4 and IPv6, TCP, UDP, ICMP and ICMPv6. Fragments, other protocols and headers
 cut short belong to no conversation.
@@ -26,6 +26,7 @@ from robustidps.progress import Progress, silent
 from robustidps.traffic.capture import IDLE_SECONDS, Limits, inspect
 from robustidps.traffic.flow64 import FLOW64
 from robustidps.traffic.labels import ANY, Endpoints, Truth, match
+from robustidps.traffic.simulator.pcap import SNAPLEN, followed_by_zeros
 
 __all__ = ["ACK", "ETHERNET", "FIN", "ICMP", "ICMP6", "PSH", "RST", "SYN", "TCP", "UDP", "Packets", "capture_bytes"]
 
@@ -378,18 +379,21 @@ def capture_bytes(packets: Packets) -> list[bytes]:
     """A capture file with these packets in order of time, in pieces: lengths, numbers and checksums set anew."""
     rows = packets.rows[np.argsort(packets.rows["t"], kind="stable")]
     width = rows["head"].shape[1]
-    pieces = [struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, max(width, SHORTEST_FRAME), 1)]
+    pieces = [struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, SNAPLEN, 1)]
     for start in range(0, len(rows), _CHUNK):
         part = rows[start : start + _CHUNK]
         frames = np.zeros((len(part), max(width, SHORTEST_FRAME)), np.uint8)
         frames[:, :width] = _finished(part, packets.base)
         length = np.maximum(SHORTEST_FRAME, part["size"] + part["payload"])
-        kept = np.minimum(length, frames.shape[1])
+        headers = np.minimum(length, frames.shape[1])
+        # NFStream passes over IPv6 packets that are cut.
+        kept = np.where(part["head"][:, 14] >> 4 == 6, length, headers)
         header = np.empty((len(part), 4), "<u4")
         header[:, 0], header[:, 1] = np.divmod(part["t"], 1_000_000)
         header[:, 2], header[:, 3] = kept, length
         whole = np.concatenate([header.view(np.uint8), frames], axis=1)
-        pieces.append(whole[np.arange(whole.shape[1]) < 16 + kept[:, None]].tobytes())
+        data = whole[np.arange(whole.shape[1]) < 16 + headers[:, None]]
+        pieces.append(followed_by_zeros(data, np.cumsum(16 + headers), kept - headers).tobytes())
     return pieces
 
 

@@ -22,7 +22,7 @@ from robustidps.traffic.simulator.build import SYN
 from robustidps.traffic.simulator.plan import ICMP, ICMP6, TCP, UDP
 from robustidps.traffic.simulator.world import World
 
-__all__ = ["RECORD", "SNAPLEN", "capture_bytes"]
+__all__ = ["RECORD", "SNAPLEN", "capture_bytes", "followed_by_zeros"]
 
 Array = npt.NDArray[Any]
 
@@ -177,14 +177,17 @@ def _on_disk(raw: Array, six: Array, kept: Array) -> Array:
     headers = np.minimum(kept, HEADERS)
     there = raw[_ON_DISK[six.astype(np.int8), headers]]
     beyond = kept - headers
-    if not beyond.any():
-        return there
-    longer = np.flatnonzero(beyond)
+    return followed_by_zeros(there, np.cumsum(16 + headers), beyond)
+
+
+def followed_by_zeros(data: Array, ends: Array, zeros: Array) -> Array:
+    """Bytes uint8 with so many zeros behind each of the places where a record ends; ends, zeros: [N], ascending."""
+    longer = np.flatnonzero(zeros)
     done, pieces = 0, []
-    for end, zeros in zip(np.cumsum(16 + headers)[longer].tolist(), beyond[longer].tolist(), strict=True):
-        pieces += [there[done:end], _ZEROS[:zeros]]
+    for end, count in zip(ends[longer].tolist(), zeros[longer].tolist(), strict=True):
+        pieces += [data[done:end], _ZEROS[:count]]
         done = end
-    return np.concatenate([*pieces, there[done:]])
+    return np.concatenate([*pieces, data[done:]])
 
 
 def _options(r: Array, length: Array, stamp: Array) -> None:
