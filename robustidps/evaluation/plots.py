@@ -22,7 +22,7 @@ from robustidps.evaluation.report import Evaluation, Interval
 from robustidps.settings import write_whole
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["draw", "draw_base_rates", "save_figure", "start_figure", "tidy_axes"]
+__all__ = ["draw", "draw_base_rates", "save_figure", "start_figure", "tidy_axes", "titled_figure"]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6BB1")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)))
@@ -79,6 +79,12 @@ def save_figure(figure: Any, path: Path) -> Path:
 
 def start_figure(evaluation: Evaluation, title: str, width: float, height: float) -> Any:
     """An empty figure with a headline and, under it, whose figures these are."""
+    subject = f"{evaluation.model} {evaluation.version} on {evaluation.dataset}, {evaluation.rows:,} held-out flows"
+    return titled_figure(title, subject, width, height)
+
+
+def titled_figure(title: str, subject: str, width: float, height: float) -> Any:
+    """An empty figure with a headline and a line under it; width and height in inches. Raises MissingExtraError."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -86,7 +92,6 @@ def start_figure(evaluation: Evaluation, title: str, width: float, height: float
         raise MissingExtraError("matplotlib", "mlops") from None
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
-    subject = f"{evaluation.model} {evaluation.version} on {evaluation.dataset}, {evaluation.rows:,} held-out flows"
     left = 0.25 / width
     figure.text(left, 1 - 0.32 / height, title, fontsize=13, weight="bold", color=_INK, va="center")
     figure.text(left, 1 - 0.60 / height, _plain(subject), fontsize=9, color=_QUIET, va="center")

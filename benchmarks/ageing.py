@@ -1,0 +1,256 @@
+"""Ageing: detection over simulated months, a frozen model beside retraining and our loop, at an equal budget of labels.
+
+    python -m benchmarks ageing [--seeds 3] [--write]
+    python -m benchmarks ageing --quick             seconds, LightGBM alone: does it run
+    python -m benchmarks ageing --scenario development      where the loop's parameters were chosen
+
+A seed is a world: other hosts, other attack runs, another order of labels, other initial weights; the calendar of
+changes stays. The second table repeats one world with LightGBM and three budgets. Definitions: docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks._pages import ROOT, circumstances, table, write_section
+from benchmarks._trees import Trees
+from robustidps.evaluation.ageing import POLICIES, Ageing, AgeingSettings, Curve, Walk
+from robustidps.evaluation.ageing.picture import draw_ageing
+from robustidps.evaluation.ageing.scenario import changes, scenario, scenario_traffic, study_settings
+from robustidps.evaluation.ageing.study import calendar, walk, walk_curves
+from robustidps.evaluation.bootstrap import MIN_BLOCKS, interval
+from robustidps.evaluation.report import Interval
+from robustidps.families import ModelFamily, get_family
+from robustidps.traffic.simulator import SimulatorSettings
+
+MINUTES = 12
+BUDGETS = (20, 60, 180)
+"""Labels a day, small to large."""
+
+MEDIUM = AgeingSettings()
+ROWS = (
+    ("AUT of macro-F1", "aut", "macro_f1"),
+    ("AUT of the detection rate", "aut", "detection_rate"),
+    ("AUT of the false-positive rate", "aut", "false_positive_rate"),
+    ("detection of tools that are new", "pooled", "detection_new_tools"),
+    ("alert recall", "pooled", "alert_recall"),
+    ("alert false-positive rate", "pooled", "alert_false_positive_rate"),
+    ("precision of alerts at 1 in 100", "pooled", "precision_at_prevalence_1e-2"),
+    ("precision of alerts at 1 in 1,000", "pooled", "precision_at_prevalence_1e-3"),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One walk: everything that a worker needs to know."""
+
+    world: SimulatorSettings
+    folder: Path
+    family: str
+    settings: AgeingSettings
+    policy: str
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks ageing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="simulated worlds")
+    parser.add_argument("--scenario", default="quarter", help="file in configs/ageing")
+    parser.add_argument("--family", default="neural_ode", choices=("neural_ode", "lightgbm"))
+    parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS, help="labels a day of the second table")
+    parser.add_argument("--processes", type=int, default=2, help="walks at a time")
+    parser.add_argument("--keep", type=Path, help="folder where simulated traffic is kept for the next time")
+    parser.add_argument("--picture", type=Path, help="where to draw; default with --write: docs/images/ageing.png")
+    parser.add_argument("--quick", action="store_true", help="three small weeks, LightGBM, one world")
+    parser.add_argument("--write", action="store_true", help="rewrite the section of docs/results.md and the picture")
+    chosen = parser.parse_args(arguments)
+    settings, world, budgets, family = MEDIUM, scenario(chosen.scenario), chosen.budgets, chosen.family
+    if chosen.quick:
+        settings = AgeingSettings(start_days=6, start_labels=300, delay_days=2, slot_days=4, labels_per_day=30)
+        world = scenario("short").model_copy(
+            update={"days": 20, "packets_per_day": 1500, "new_tools": {"dalfox": 10}, "drift": ()}
+        )
+        budgets, family, chosen.seeds = (), "lightgbm", 1
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = chosen.keep or Path(temporary)
+        worlds = [world.model_copy(update={"seed": world.seed + k}) for k in range(chosen.seeds)]
+        for one in worlds:
+            scenario_traffic(one, folder)
+        jobs = [
+            Job(one, folder, family, settings.model_copy(update={"seed": k}), policy)
+            for k, one in enumerate(worlds)
+            for policy in reversed(POLICIES)  # the long ones first
+        ]
+        more = [
+            Job(worlds[0], folder, "lightgbm", settings.model_copy(update={"labels_per_day": budget}), policy)
+            for budget in budgets
+            for policy in reversed(POLICIES)
+        ]
+        done = dict(zip([*jobs, *more], run([*jobs, *more], chosen.processes), strict=True))
+        studies = [gather(one, folder, {j.policy: done[j] for j in jobs if j.world == one}, jobs) for one in worlds]
+        text = report(studies)
+        if budgets:
+            parts = {b: {j.policy: done[j] for j in more if j.settings.labels_per_day == b} for b in budgets}
+            text += "\n\n" + budget_table({b: gather(worlds[0], folder, walks, more) for b, walks in parts.items()})
+    command = "python -m benchmarks ageing --write"
+    text += "\n\n" + circumstances(command)
+    print(text)
+    picture = chosen.picture or (ROOT / "docs/images/ageing.png" if chosen.write else None)
+    if picture:
+        subject = f"{studies[0].family}, simulated months ({chosen.scenario}), {settings.labels_per_day} labels a day"
+        subject += f", {len(studies)} worlds: mean, lowest to highest" if len(studies) > 1 else ""
+        print(f"drawn: {draw_ageing(studies, picture, subject=subject)}")
+    if chosen.write:
+        print(f"written: {write_section('results.md', 'ageing', text)}")
+    return 0
+
+
+def run(jobs: list[Job], processes: int) -> list[tuple[Walk, dict[str, Curve]]]:
+    """The walks of all jobs, in order."""
+    if processes < 2:
+        return [perform(job) for job in jobs]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(perform, jobs))
+
+
+def perform(job: Job) -> tuple[Walk, dict[str, Curve]]:
+    family = family_of(job.family)
+    laid_out = calendar(scenario_traffic(job.world, job.folder), job.settings, changes(job.world))
+    walked = walk(laid_out, job.policy, family, study_settings(family), job.settings)
+    return walked, walk_curves(laid_out, walked, job.settings)
+
+
+def family_of(name: str) -> ModelFamily:
+    return Trees() if name == "lightgbm" else get_family(name)
+
+
+def gather(
+    world: SimulatorSettings, folder: Path, walks: dict[str, tuple[Walk, dict[str, Curve]]], jobs: Iterable[Job]
+) -> Ageing:
+    """One world's walks as a study, policies in their usual order."""
+    job = next(j for j in jobs if j.world == world)
+    laid_out = calendar(scenario_traffic(world, folder), job.settings, changes(world))
+    names = [name for name in POLICIES if name in walks]
+    return Ageing(laid_out, job.settings, job.family, {n: walks[n][0] for n in names}, {n: walks[n][1] for n in names})
+
+
+def report(studies: list[Ageing]) -> str:
+    """The main table, the paired differences and what they say, in Markdown."""
+    first = studies[0]
+    scored = sum(int((s.calendar.slot >= 0).sum()) for s in studies)
+    s = first.settings
+    header = [f"{first.family}, {len(studies)} worlds" if len(studies) > 1 else first.family]
+    header += [w.text for w in first.walks.values()]
+    rows = [[title, *(spread(figures(studies, p, kind, name)) for p in first.walks)] for title, kind, name in ROWS]
+    rows += [
+        [title, *(average([count(study.walks[p]) for study in studies], digits) for p in first.walks)]
+        for title, digits, count in (
+            ("labels bought", 0, lambda w: w.labels),
+            ("trainings", 1, lambda w: w.trainings),
+            ("challengers promoted", 1, lambda w: w.count("promoted")),
+            ("challengers refused", 1, lambda w: w.count("refused")),
+            ("held for want of evidence", 1, lambda w: w.count("held")),
+            ("seconds of training", 0, lambda w: w.seconds),
+            ("seconds of watching and judging", 0, lambda w: w.judging_s),
+        )
+    ]
+    days = first.calendar.n_slots * s.slot_days
+    lines = [
+        table(header, rows),
+        f"{scored:,} flows of {days} days, {first.calendar.n_slots} slots of {s.slot_days} days each; "
+        f"{s.start_labels:,} labels of the first {s.start_days} days to begin with, then {s.labels_per_day} a day that "
+        f"arrive after {s.delay_days} days. Mean (lowest to highest) over worlds; counts are means.",
+        *verdicts(studies),
+    ]
+    return "\n\n".join(lines)
+
+
+def verdicts(studies: list[Ageing]) -> list[str]:
+    """Our loop against each other policy: AUT of macro-F1, paired, with what follows from it."""
+    if "loop" not in studies[0].walks:
+        return []
+    rows, said = [], []
+    loop = studies[0].walks["loop"]
+    for other, walked in studies[0].walks.items():
+        if other == "loop":
+            continue
+        cells = []
+        for metric in ("macro_f1", "detection_rate", "false_positive_rate"):
+            gap = mean_gap(studies, "loop", other, metric)
+            cells.append(f"{gap:+.3f}")
+            if metric == "macro_f1":
+                said.append(sentence(gap, walked.text, studies, other))
+        rows.append([walked.text, *cells])
+    header = [f"{loop.text} minus", "macro-F1", "detection rate", "false-positive rate"]
+    return [
+        table(header, rows),
+        "Differences of AUT with 95 % intervals: campaigns are resampled within each slot, the same for both policies, "
+        "and averaged over worlds. " + " ".join(said),
+    ]
+
+
+def sentence(gap: Interval, text: str, studies: list[Ageing], other: str) -> str:
+    """What a difference says, and what each side paid."""
+    mine = np.mean([s.walks["loop"].trainings for s in studies])
+    theirs = np.mean([s.walks[other].trainings for s in studies])
+    paid = f"({mine:.1f} trainings against {theirs:.1f})"
+    if gap.low is None or gap.high is None:
+        return f"Against *{text}* nothing can be said {paid}."
+    if gap.low > 0:
+        return f"Our loop is better than *{text}* {paid}."
+    if gap.high < 0:
+        return f"**Our loop is worse than *{text}*** {paid}."
+    return f"Between our loop and *{text}* there is no difference that this can show {paid}."
+
+
+def mean_gap(studies: list[Ageing], one: str, other: str, metric: str) -> Interval:
+    """The difference of AUT, averaged over worlds draw by draw: worlds are taken as given, campaigns are not."""
+    gaps = [s.gap(one, other, metric) for s in studies]
+    if any(g.value is None for g in gaps):
+        return Interval(value=None)
+    draws = np.mean([s.curves[one][metric].draws - s.curves[other][metric].draws for s in studies], axis=0)
+    known = all(g.low is not None for g in gaps)
+    return interval(float(np.mean([g.value for g in gaps])), draws, MIN_BLOCKS if known else 0)
+
+
+def budget_table(studies: dict[int, Ageing]) -> str:
+    """LightGBM over budgets, one world."""
+    first = next(iter(studies.values()))
+    header = ["LightGBM, one world: AUT of macro-F1 (trainings)", *(w.text for w in first.walks.values())]
+    rows = []
+    for budget, study in studies.items():
+        cells = [f"{study.curves[p]['macro_f1'].area:.3f} ({walked.trainings})" for p, walked in study.walks.items()]
+        rows.append([f"{budget} labels a day", *cells])
+    return table(header, rows)
+
+
+def figures(studies: list[Ageing], policy: str, kind: str, name: str) -> list[float | None]:
+    if kind == "aut":
+        return [s.curves[policy][name].area.value for s in studies]
+    return [s.pooled(policy)[name] for s in studies]
+
+
+def spread(values: list[float | None]) -> str:
+    known = [v for v in values if v is not None]
+    if len(known) < len(values):
+        return "n/a"
+    middle = f"{np.mean(known):.3f}"
+    return f"{middle} ({min(known):.3f} to {max(known):.3f})" if len(known) > 1 else middle
+
+
+def average(values: list[Any], digits: int) -> str:
+    return f"{np.mean(values):,.{digits}f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
