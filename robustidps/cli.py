@@ -297,6 +297,54 @@ def compare(
     console.emit_json(comparison.as_dict()) if as_json else show_comparison(comparison)
 
 
+@app.command(rich_help_panel="Models")
+def ageing(
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="labelled traffic with times: Parquet, or a table with --schema; default: simulated"),
+    ] = None,
+    schema: SchemaFile = None,
+    scenario: Annotated[
+        str, typer.Option(help="simulated months in configs/ageing, where no data set is named")
+    ] = "short",
+    family: Annotated[str, typer.Option(help="model family (`robustidps models --families`)")] = "neural_ode",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="a setting of the family: key=value")] = None,
+    policies: Annotated[str, typer.Option(help="of frozen, weekly, daily, loop; separated by commas")] = (
+        "frozen,weekly,daily,loop"
+    ),
+    labels_per_day: Annotated[int, typer.Option(min=1, help="labels that can be bought a day")] = 60,
+    start_labels: Annotated[int, typer.Option(min=50, help="labels that the first model is trained on")] = 3000,
+    start_days: Annotated[int, typer.Option(min=2, help="days that those come from")] = 14,
+    delay_days: Annotated[int, typer.Option(min=1, help="days from buying a label to having it")] = 3,
+    slot_days: Annotated[int, typer.Option(min=1, help="days that one point of the curve sums up")] = 7,
+    seed: Annotated[int, typer.Option(min=0, help="of the simulation, of training and of random choices")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="folder for the picture and the figures")] = None,
+    as_json: Json = False,
+) -> None:
+    """How detection ages: frozen, retrained by the calendar, or our loop, at an equal budget of labels."""
+    from robustidps import pages
+    from robustidps.evaluation.ageing.command import age
+
+    with console.bars(not as_json):
+        result = age(
+            _settings(),
+            dataset=dataset,
+            schema_file=schema,
+            scenario_name=scenario,
+            family=family,
+            overrides=_overrides(settings or []),
+            policies=[p.strip() for p in policies.split(",") if p.strip()],
+            out=out,
+            labels_per_day=labels_per_day,
+            start_labels=start_labels,
+            start_days=start_days,
+            delay_days=delay_days,
+            slot_days=slot_days,
+            seed=seed,
+        )
+    console.emit_json(result.as_dict()) if as_json else pages.show_ageing(result)
+
+
 @app.command(rich_help_panel="Stages")
 def promote(
     name: Name,

@@ -14,6 +14,7 @@ from robustidps.settings import config_file, exists, known_configs, load_yaml
 
 if TYPE_CHECKING:
     from robustidps.comparing import Comparison
+    from robustidps.evaluation.ageing.command import Aged
     from robustidps.evaluation.base_rates import BaseRates
     from robustidps.evaluation.report import Evaluation
     from robustidps.judging import Outcome
@@ -368,6 +369,35 @@ def show_comparison(comparison: Comparison) -> None:
     title = f"{one.model} on {one.dataset}: {one.rows:,} flows"
     console.table(title, ["figure", *names, "difference [95 %]"], rows)
     console.remark(comparison.picture.absolute().as_uri())
+
+
+def show_ageing(result: Aged) -> None:
+    """A line a policy: areas under time and what they cost; then what the loop's rules said, and the files."""
+    study = result.study
+    rows = []
+    for name, walk in study.walks.items():
+        area = {metric: curve.area for metric, curve in study.curves[name].items()}
+        rows.append(
+            {
+                "AUT": name,
+                "macro-F1": f"{area['macro_f1']:.3f}",
+                "detection": area["detection_rate"].value,
+                "FPR": area["false_positive_rate"].value,
+                "new tools": study.pooled(name)["detection_new_tools"],
+                "labels": walk.labels,
+                "trained": walk.trainings,
+                "seconds": round(walk.seconds + walk.judging_s),
+            }
+        )
+    right = ("detection", "FPR", "new tools", "labels", "trained", "seconds")
+    Page("Area under time (AUT), and what it cost", rows, right).show()
+    if loop := study.walks.get("loop"):
+        refused = loop.count("refused") + loop.count("held")
+        console.remark(f"the loop's challengers: {loop.count('promoted')} promoted, {refused} refused")
+    for note in study.calendar.notes:
+        console.remark(note)
+    for file in result.files:
+        console.remark(str(file))
 
 
 def show_outcomes(name: str, version: str, outcomes: Iterable[Outcome]) -> None:

@@ -36,6 +36,7 @@ COMMANDS = [
     "demo",
     "train",
     "evaluate",
+    "ageing",
     "compare",
     "promote",
     "rollback",

@@ -25,7 +25,7 @@ from robustidps.families import FamilySettings, ModelFamily
 from robustidps.progress import Progress, silent
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["Ageing", "Calendar", "Walk", "calendar", "study", "walk"]
+__all__ = ["Ageing", "Calendar", "Walk", "calendar", "check_policies", "study", "walk", "walk_curves"]
 
 Ints = npt.NDArray[np.int64]
 MAX_DAYS = 1100
@@ -149,16 +149,21 @@ def study(
         ConfigError: no such policy or rule set.
     """
     settings = settings or AgeingSettings()
-    unknown = [p for p in policies if p not in POLICIES]
-    if unknown or not policies:
-        named = f"no policy {printable(unknown[0])!r}" if unknown else "no policy is named"
-        raise ConfigError(named, where="policies", remedy=f"known: {', '.join(POLICIES)}")
+    check_policies(policies)
     laid_out = calendar(traffic, settings, changes)
     walks, drawn = {}, {}
     for name in [p for p in POLICIES if p in policies]:
         walks[name] = walk(laid_out, name, family, family_settings, settings, progress=progress)
         drawn[name] = walk_curves(laid_out, walks[name], settings)
     return Ageing(laid_out, settings, family.name, walks, drawn)
+
+
+def check_policies(names: Sequence[str]) -> None:
+    """Raises ConfigError where a policy isn't known, or none is named."""
+    unknown = [name for name in names if name not in POLICIES]
+    if unknown or not names:
+        problem = f"no policy {printable(unknown[0])!r}" if unknown else "no policy is named"
+        raise ConfigError(problem, where="policies", remedy=f"known: {', '.join(POLICIES)}")
 
 
 def calendar(traffic: TrafficSet, settings: AgeingSettings, changes: Iterable[Change] = ()) -> Calendar:
