@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -26,7 +25,7 @@ from benchmarks._trees import Trees
 from robustidps.evaluation.ageing import POLICIES, Ageing, AgeingSettings, Curve, Walk
 from robustidps.evaluation.ageing.picture import draw_ageing
 from robustidps.evaluation.ageing.scenario import changes, scenario, scenario_traffic, study_settings
-from robustidps.evaluation.ageing.study import calendar, walk, walk_curves
+from robustidps.evaluation.ageing.study import timeline, walk, walk_curves
 from robustidps.evaluation.bootstrap import MIN_BLOCKS, interval
 from robustidps.evaluation.report import Interval
 from robustidps.families import ModelFamily, get_family
@@ -71,14 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2, help="walks at a time")
     parser.add_argument("--keep", type=Path, help="folder where simulated traffic is kept for the next time")
     parser.add_argument("--picture", type=Path, help="where to draw; default with --write: docs/images/ageing.png")
-    parser.add_argument("--quick", action="store_true", help="three small weeks, LightGBM, one world")
+    parser.add_argument("--quick", action="store_true", help="two small weeks, LightGBM, one world")
     parser.add_argument("--write", action="store_true", help="rewrite the section of docs/results.md and the picture")
     chosen = parser.parse_args(arguments)
     settings, world, budgets, family = MEDIUM, scenario(chosen.scenario), chosen.budgets, chosen.family
     if chosen.quick:
         settings = AgeingSettings(start_days=6, start_labels=300, delay_days=2, slot_days=4, labels_per_day=30)
         world = scenario("short").model_copy(
-            update={"days": 20, "packets_per_day": 1500, "new_tools": {"dalfox": 10}, "drift": ()}
+            update={"days": 16, "packets_per_day": 1500, "new_tools": {"dalfox": 10}, "drift": ()}
         )
         budgets, family, chosen.seeds = (), "lightgbm", 1
     with tempfile.TemporaryDirectory() as temporary:
@@ -96,12 +95,13 @@ def main(arguments: list[str] | None = None) -> int:
             for budget in budgets
             for policy in reversed(POLICIES)
         ]
-        done = dict(zip([*jobs, *more], run([*jobs, *more], chosen.processes), strict=True))
-        studies = [gather(one, folder, {j.policy: done[j] for j in jobs if j.world == one}, jobs) for one in worlds]
+        done = list(zip([*jobs, *more], run([*jobs, *more], chosen.processes), strict=True))
+        ours, others = done[: len(jobs)], done[len(jobs) :]
+        studies = [gather([d for d in ours if d[0].world.seed == one.seed]) for one in worlds]
         text = report(studies)
         if budgets:
-            parts = {b: {j.policy: done[j] for j in more if j.settings.labels_per_day == b} for b in budgets}
-            text += "\n\n" + budget_table({b: gather(worlds[0], folder, walks, more) for b, walks in parts.items()})
+            by_budget = {b: [d for d in others if d[0].settings.labels_per_day == b] for b in budgets}
+            text += "\n\n" + budget_table({b: gather(part) for b, part in by_budget.items()})
     command = "python -m benchmarks ageing --write"
     text += "\n\n" + circumstances(command)
     print(text)
@@ -125,7 +125,7 @@ def run(jobs: list[Job], processes: int) -> list[tuple[Walk, dict[str, Curve]]]:
 
 def perform(job: Job) -> tuple[Walk, dict[str, Curve]]:
     family = family_of(job.family)
-    laid_out = calendar(scenario_traffic(job.world, job.folder), job.settings, changes(job.world))
+    laid_out = timeline(scenario_traffic(job.world, job.folder), job.settings, changes(job.world))
     walked = walk(laid_out, job.policy, family, study_settings(family), job.settings)
     return walked, walk_curves(laid_out, walked, job.settings)
 
@@ -134,12 +134,11 @@ def family_of(name: str) -> ModelFamily:
     return Trees() if name == "lightgbm" else get_family(name)
 
 
-def gather(
-    world: SimulatorSettings, folder: Path, walks: dict[str, tuple[Walk, dict[str, Curve]]], jobs: Iterable[Job]
-) -> Ageing:
+def gather(done: list[tuple[Job, tuple[Walk, dict[str, Curve]]]]) -> Ageing:
     """One world's walks as a study, policies in their usual order."""
-    job = next(j for j in jobs if j.world == world)
-    laid_out = calendar(scenario_traffic(world, folder), job.settings, changes(world))
+    job = done[0][0]
+    laid_out = timeline(scenario_traffic(job.world, job.folder), job.settings, changes(job.world))
+    walks = {job.policy: made for job, made in done}
     names = [name for name in POLICIES if name in walks]
     return Ageing(laid_out, job.settings, job.family, {n: walks[n][0] for n in names}, {n: walks[n][1] for n in names})
 
@@ -147,7 +146,7 @@ def gather(
 def report(studies: list[Ageing]) -> str:
     """The main table, the paired differences and what they say, in Markdown."""
     first = studies[0]
-    scored = sum(int((s.calendar.slot >= 0).sum()) for s in studies)
+    scored = sum(int((s.timeline.slot >= 0).sum()) for s in studies)
     s = first.settings
     header = [f"{first.family}, {len(studies)} worlds" if len(studies) > 1 else first.family]
     header += [w.text for w in first.walks.values()]
@@ -160,14 +159,15 @@ def report(studies: list[Ageing]) -> str:
             ("challengers promoted", 1, lambda w: w.count("promoted")),
             ("challengers refused", 1, lambda w: w.count("refused")),
             ("held for want of evidence", 1, lambda w: w.count("held")),
+            ("days of waiting for labels to judge on", 1, lambda w: w.waited),
             ("seconds of training", 0, lambda w: w.seconds),
             ("seconds of watching and judging", 0, lambda w: w.judging_s),
         )
     ]
-    days = first.calendar.n_slots * s.slot_days
+    days = first.timeline.n_slots * s.slot_days
     lines = [
         table(header, rows),
-        f"{scored:,} flows of {days} days, {first.calendar.n_slots} slots of {s.slot_days} days each; "
+        f"{scored:,} flows of {days} days, {first.timeline.n_slots} slots of {s.slot_days} days each; "
         f"{s.start_labels:,} labels of the first {s.start_days} days to begin with, then {s.labels_per_day} a day that "
         f"arrive after {s.delay_days} days. Mean (lowest to highest) over worlds; counts are means.",
         *verdicts(studies),
@@ -253,4 +253,6 @@ def average(values: list[Any], digits: int) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    from benchmarks import ageing  # by its own name, so that the workers' processes find what is sent to them
+
+    raise SystemExit(ageing.main())

@@ -393,8 +393,9 @@ def show_ageing(result: Aged) -> None:
     Page("Area under time (AUT), and what it cost", rows, right).show()
     if loop := study.walks.get("loop"):
         refused = loop.count("refused") + loop.count("held")
-        console.remark(f"the loop's challengers: {loop.count('promoted')} promoted, {refused} refused")
-    for note in study.calendar.notes:
+        waited = f"; {loop.waited} days of waiting for labels to judge one on" if loop.waited else ""
+        console.remark(f"the loop's challengers: {loop.count('promoted')} promoted, {refused} refused{waited}")
+    for note in study.timeline.notes:
         console.remark(note)
     for file in result.files:
         console.remark(str(file))

@@ -12,7 +12,7 @@ from robustidps.errors import DatasetError, printable
 from robustidps.evaluation.ageing.picture import draw_ageing
 from robustidps.evaluation.ageing.scenario import Change, changes, scenario, scenario_traffic, study_settings
 from robustidps.evaluation.ageing.settings import AgeingSettings
-from robustidps.evaluation.ageing.study import Ageing, calendar, check_policies, study
+from robustidps.evaluation.ageing.study import Ageing, check_policies, study, timeline
 from robustidps.families import get_family
 from robustidps.progress import current
 from robustidps.settings import Settings, writable
@@ -72,7 +72,7 @@ def age(
             raise DatasetError("has no days to walk through", where=dataset, remedy="name a table with times")
         traffic = parts["all"]
         subject = f"{family}, {printable(Path(dataset).name, 60)}"
-    calendar(traffic, chosen)  # before anything slow: traffic that can't be walked through ends here
+    timeline(traffic, chosen)  # before anything slow: traffic that can't be walked through ends here
     made = study(traffic, kind, family_settings, chosen, policies=policies, changes=known, progress=progress)
     folder = out or installation.folder("reports", "ageing")
     subject += f", {chosen.labels_per_day} labels a day"

@@ -37,19 +37,19 @@ def draw_ageing(studies: Sequence[Ageing], path: Path, *, metric: str = "macro_f
         StorageError: `path` can't be written. MissingExtraError: matplotlib is not installed.
     """
     first = studies[0]
-    if len({(s.calendar.n_slots, s.calendar.first_day, tuple(s.walks)) for s in studies}) > 1:
+    if len({(s.timeline.n_slots, s.timeline.first_day, tuple(s.walks)) for s in studies}) > 1:
         raise DatasetError("the studies differ in days, slots or policies", where="picture")
-    changes = first.calendar.changes
+    changes = first.timeline.changes
     loops = [s.walks["loop"] for s in studies if "loop" in s.walks]
     strip = 0.3 + 0.2 * len(loops) if loops else 0.0
-    names = 1.0 if changes else 0.1
+    names = 1.15 if changes else 0.1
     high = 4.4 + strip + names
     figure = titled_figure("Detection over time, at an equal budget of labels", printable(subject, 140), 9.6, high)
-    left, right = 0.72 / 9.6, 1 - 0.25 / 9.6
+    left, right = 0.72 / 9.6, 1 - 2.05 / 9.6
     bottom = (0.62 + strip) / high
-    axes = tidy_axes(figure.add_axes((left, bottom, right - left, 1 - (1.15 + names) / high - bottom)))
+    axes = tidy_axes(figure.add_axes((left, bottom, right - left, 1 - (0.85 + names) / high - bottom)))
     width = first.settings.slot_days
-    x = first.calendar.first_day + width * (np.arange(first.calendar.n_slots) + 0.5)
+    x = first.timeline.first_day + width * (np.arange(first.timeline.n_slots) + 0.5)
     for name, walk in first.walks.items():
         values = np.array([s.curves[name][metric].values for s in studies])
         areas = [s.curves[name][metric].area.value for s in studies]
@@ -58,16 +58,21 @@ def draw_ageing(studies: Sequence[Ageing], path: Path, *, metric: str = "macro_f
         if len(studies) > 1:
             axes.fill_between(x, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.12, linewidth=0)
         front = 3 if name == "loop" else 2
-        axes.plot(x, values.mean(axis=0), label=f"{walk.text}  {area}", linewidth=1.7, zorder=front, **style)
-    axes.set_xlim(first.calendar.first_day - 0.5, x[-1] + width / 2 + 0.5)
+        axes.plot(x, values.mean(axis=0), label=f"{area}  {walk.text}", linewidth=1.7, zorder=front, **style)
+    axes.set_xlim(first.timeline.first_day - 0.5, x[-1] + width / 2 + 0.5)
+    title = metric.replace("_f1", "-F1").replace("_", " ")
     meaning = describe(metric)
-    axes.set_ylabel(metric.replace("_", " ").replace("f1", "F1"), fontsize=9, color=_QUIET)
-    title = f"AUT of {metric.replace('_', ' ').replace('f1', 'F1')}" + (
-        " (lower is better)" if meaning and meaning.better == "lower" else ""
+    axes.set_ylabel(title, fontsize=9, color=_QUIET)
+    legend = axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.03),
+        frameon=False,
+        fontsize=8.5,
+        title="area under time (AUT)" + ("\nlower is better" if meaning and meaning.better == "lower" else ""),
+        title_fontsize=8.5,
+        alignment="left",
     )
-    legend = axes.legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8.5, title=title)
-    legend.get_title().set_fontsize(8.5)
-    legend._legend_box.align = "left"
+    legend.get_title().set_color(_QUIET)
     _mark_changes(axes, changes)
     lowest = axes
     if loops:

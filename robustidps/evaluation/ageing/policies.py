@@ -31,6 +31,9 @@ __all__ = ["POLICIES", "Calendar", "Daily", "Event", "Frozen", "Loop", "Policy",
 
 Rows = npt.NDArray[np.int64]
 
+LEAST_TO_TELL = 50
+"""New labels without which a decline in accuracy isn't asked about."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -45,7 +48,8 @@ class Event:
 class Policy:
     """What all policies share: a desk, a learner, a standing model, and a record of what was done.
 
-    judging_s: seconds spent on watching for drift and on asking the rules.
+    judging_s: seconds spent on watching for drift and on asking the rules. waited: days on which a challenger was
+        called for and there were too few labels to judge it.
     """
 
     desk: LabelDesk
@@ -56,6 +60,7 @@ class Policy:
     model: Model = field(init=False)
     events: list[Event] = field(default_factory=list, init=False)
     judging_s: float = field(default=0.0, init=False)
+    waited: int = field(default=0, init=False)
     name: ClassVar[str] = ""
     text: ClassVar[str] = ""
     spends_at_start: ClassVar[bool] = False
@@ -178,27 +183,37 @@ class Loop(Policy):
     def _decline(self) -> str:
         """A sentence where the model is wrong more often on labels bought at random since it was trained than it was
         on its validation rows, by more than chance would have it; else empty."""
-        model = self.model
         rows = self._fresh()
-        rows = rows[self.desk.at_random(rows)]
-        if len(rows) < 50:
+        rows = rows[self.desk.at_random(rows) & self._is_recent(rows)]
+        if len(rows) < LEAST_TO_TELL:
             return ""
         labelled = self.desk.read(rows)
-        right = float(np.mean(model.probabilities(labelled.features).argmax(axis=1) == labelled.labels))
-        expected = model.fitted.metrics["val_accuracy"]
+        right = float(np.mean(self.model.probabilities(labelled.features).argmax(axis=1) == labelled.labels))
+        expected = self.model.fitted.metrics["val_accuracy"]
         error = np.sqrt(max(expected * (1 - expected), 0.25 / len(rows)) / len(rows))
         if right >= expected - self.options.decline * error:
             return ""
         return f"accuracy {right:.3f} on {len(rows)} new labels, {expected:.3f} when validated"
 
     def _fresh(self) -> Rows:
-        """Labels bought recently, from campaigns that the standing model has no row of."""
-        desk, model = self.desk, self.model
-        rows = np.setdiff1d(desk.delivered(), model.rows)
-        rows = rows[desk.bought_on(rows) > desk.today - desk.delay_days - self.options.exam_days]
-        known = desk.read(model.rows).campaign.astype(str)
+        """Labels of campaigns that the standing model has no row of, newest first."""
+        desk = self.desk
+        rows = np.setdiff1d(desk.delivered(), self.model.rows)
+        known = desk.read(self.model.rows).campaign.astype(str)
         campaign = desk.read(rows).campaign.astype(str)
-        return rows[~np.isin(campaign, known[known != ""])]
+        rows = rows[~np.isin(campaign, known[known != ""])]
+        return rows[np.argsort(-desk.bought_on(rows), kind="stable")]
+
+    def _is_recent(self, rows: Rows) -> npt.NDArray[np.bool_]:
+        return self.desk.bought_on(rows) > self.desk.today - self.desk.delay_days - self.options.exam_days
+
+    def _for_exam(self) -> Rows:
+        """Fresh labels to draw an exam from: the recent ones, and older ones where those would be too few."""
+        rows = self._fresh()
+        enough = 1.2 * self.rules.evidence.min_rows / self.options.exam_share
+        at_random = self.desk.at_random(rows).astype(np.int64)
+        random_before = np.cumsum(at_random) - at_random
+        return rows[self._is_recent(rows) | (random_before < enough)]
 
     def _apart_from(self, exam: Rows) -> Rows:
         """All labels so far, without the exam's rows and without other rows of its campaigns."""
@@ -209,12 +224,11 @@ class Loop(Policy):
     def _challenge(self, why: str) -> None:
         """Trains a challenger and asks the rules; waits while there are too few rows to judge it on."""
         desk, champion = self.desk, self.model
-        fresh = self._fresh()
-        if not len(fresh):
-            return
-        aside = hold_out(desk.read(fresh), self.options.exam_share, self.rng)
+        fresh = self._for_exam()
+        aside = hold_out(desk.read(fresh), self.options.exam_share, self.rng) if len(fresh) else np.zeros(0, bool)
         exam = fresh[aside & desk.at_random(fresh)]
         if len(exam) < self.rules.evidence.min_rows:
+            self.waited += 1
             return
         self.tried = desk.today
         challenger = self._train(self._apart_from(fresh[aside]))

@@ -25,9 +25,11 @@ class LoopSettings(BaseModel):
     windows: int = Field(default=5, ge=1, le=60, description="windows, one a day, that are looked at together")
     odd_windows: int = Field(default=3, ge=1, le=60, description="odd ones among them that call for a challenger")
     reference_days: int = Field(default=14, ge=1, le=366, description="days before training that the profile describes")
-    decline: float = Field(default=2.0, gt=0, le=10, description="standard errors of decline that call for one as well")
-    exam_share: float = Field(default=0.5, gt=0, lt=1, description="share of fresh campaigns that the rules judge on")
-    exam_days: int = Field(default=14, ge=1, le=366, description="how recently the exam's labels were bought")
+    decline: float = Field(default=1.0, gt=0, le=10, description="standard errors of decline that call for one as well")
+    exam_share: float = Field(default=0.35, gt=0, lt=1, description="share of fresh campaigns that the rules judge on")
+    exam_days: int = Field(
+        default=14, ge=1, le=366, description="how far back the exam's labels go, or further where they are too few"
+    )
     rest_days: int = Field(default=3, ge=1, le=60, description="days between two challengers")
 
 

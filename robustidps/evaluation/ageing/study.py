@@ -25,14 +25,14 @@ from robustidps.families import FamilySettings, ModelFamily
 from robustidps.progress import Progress, silent
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["Ageing", "Calendar", "Walk", "calendar", "check_policies", "study", "walk", "walk_curves"]
+__all__ = ["Ageing", "Timeline", "Walk", "check_policies", "study", "timeline", "walk", "walk_curves"]
 
 Ints = npt.NDArray[np.int64]
 MAX_DAYS = 1100
 
 
 @dataclass(frozen=True, eq=False)
-class Calendar:
+class Timeline:
     """Traffic laid out in days and slots.
 
     traffic: the labelled rows, in order of time. day: int [N] from 0. slot: int [N], -1 for rows that aren't scored.
@@ -60,7 +60,8 @@ class Walk:
 
     predicted: int [N], most probable class of each row that was scored, -1 elsewhere. alerting: int [N], 1 where an
         alert was raised.
-    seconds: spent on training; judging_s: on watching for drift and asking rules.
+    seconds: spent on training; judging_s: on watching for drift and asking rules. waited: days on which a challenger
+        was called for and there were too few labels to judge it.
     """
 
     policy: str
@@ -72,6 +73,7 @@ class Walk:
     trainings: int
     seconds: float
     judging_s: float
+    waited: int
 
     def count(self, kind: str) -> int:
         """How often it `trained`, `promoted`, `refused` or `held`."""
@@ -82,7 +84,7 @@ class Walk:
 class Ageing:
     """A study: walks by policy, in order, with their curves and pooled figures."""
 
-    calendar: Calendar
+    timeline: Timeline
     settings: AgeingSettings
     family: str
     walks: dict[str, Walk]
@@ -91,7 +93,7 @@ class Ageing:
     def pooled(self, policy: str) -> dict[str, float | None]:
         """Figures over all scored rows: rates, detection of attack tools that the first weeks had none of, and
         precision restated for prevalences that networks have (`docs/evaluation.md`)."""
-        return pooled(self.calendar, self.walks[policy])
+        return pooled(self.timeline, self.walks[policy])
 
     def gap(self, one: str, other: str, metric: str = "macro_f1") -> Interval:
         """AUT of one policy minus another's, paired by campaigns."""
@@ -99,7 +101,7 @@ class Ageing:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but rows, ready for JSON."""
-        c = self.calendar
+        c = self.timeline
         return {
             "family": self.family,
             "settings": self.settings.model_dump(mode="json"),
@@ -118,6 +120,7 @@ class Ageing:
                     "promoted": w.count("promoted"),
                     "refused": w.count("refused"),
                     "held": w.count("held"),
+                    "days_waited": w.waited,
                     "training_seconds": round(w.seconds, 2),
                     "judging_seconds": round(w.judging_s, 2),
                     "events": [{"day": e.day, "kind": e.kind, "why": e.why} for e in w.events],
@@ -150,7 +153,7 @@ def study(
     """
     settings = settings or AgeingSettings()
     check_policies(policies)
-    laid_out = calendar(traffic, settings, changes)
+    laid_out = timeline(traffic, settings, changes)
     walks, drawn = {}, {}
     for name in [p for p in POLICIES if p in policies]:
         walks[name] = walk(laid_out, name, family, family_settings, settings, progress=progress)
@@ -166,7 +169,7 @@ def check_policies(names: Sequence[str]) -> None:
         raise ConfigError(problem, where="policies", remedy=f"known: {', '.join(POLICIES)}")
 
 
-def calendar(traffic: TrafficSet, settings: AgeingSettings, changes: Iterable[Change] = ()) -> Calendar:
+def timeline(traffic: TrafficSet, settings: AgeingSettings, changes: Iterable[Change] = ()) -> Timeline:
     """Lays traffic out in days and slots. Raises DatasetError."""
     where = str(traffic.provenance.get("loader", "traffic"))
     if not len(traffic):
@@ -206,15 +209,17 @@ def calendar(traffic: TrafficSet, settings: AgeingSettings, changes: Iterable[Ch
     if rest:
         notes.append(f"the last {rest} days don't fill a slot and were left out")
     empty = n_slots - len(np.unique(slot[slot >= 0]))
+    if empty == n_slots:
+        raise DatasetError(f"has no row in the days after the first {settings.first_day}", where=where)
     if empty:
         notes.append(f"{empty} of {n_slots} slots have no row, so no area is known; take longer slots")
-    return Calendar(
+    return Timeline(
         traffic, day, slot, n_slots, float(whole[0] * DAY_S), settings.first_day, tuple(changes), tuple(notes)
     )
 
 
 def walk(
-    laid_out: Calendar,
+    laid_out: Timeline,
     name: str,
     family: ModelFamily,
     family_settings: FamilySettings,
@@ -229,10 +234,9 @@ def walk(
     last = laid_out.last_day
     scored_days = range(settings.first_day, last + 1)
     kind = POLICIES[name]
-    upfront = settings.start_labels + (settings.labels_per_day * len(scored_days) if kind.spends_at_start else 0)
-    budget = {settings.start_days - 1: upfront} | dict.fromkeys(scored_days, settings.labels_per_day)
-    if kind.spends_at_start:
-        budget = {settings.start_days - 1: upfront}
+    a_day = 0 if kind.spends_at_start else settings.labels_per_day
+    upfront = settings.start_labels + (settings.labels_per_day - a_day) * len(scored_days)
+    budget = {settings.start_days - 1: upfront} | dict.fromkeys(scored_days, a_day)
     desk = LabelDesk(traffic, day, delay_days=settings.delay_days, budget=budget)
     learner = Learner(
         family,
@@ -269,6 +273,7 @@ def walk(
         trainings=learner.trainings,
         seconds=learner.seconds,
         judging_s=policy.judging_s,
+        waited=policy.waited,
     )
 
 
@@ -281,7 +286,7 @@ def _buy_start(desk: LabelDesk, settings: AgeingSettings, count: int) -> None:
     desk.buy(np.sort(order[:count]), at_random=True)
 
 
-def walk_curves(laid_out: Calendar, walked: Walk, settings: AgeingSettings) -> dict[str, Curve]:
+def walk_curves(laid_out: Timeline, walked: Walk, settings: AgeingSettings) -> dict[str, Curve]:
     """The curves of one walk over the scored rows."""
     scored = laid_out.slot >= 0
     return curves(
@@ -294,7 +299,7 @@ def walk_curves(laid_out: Calendar, walked: Walk, settings: AgeingSettings) -> d
     )
 
 
-def pooled(laid_out: Calendar, walked: Walk) -> dict[str, float | None]:
+def pooled(laid_out: Timeline, walked: Walk) -> dict[str, float | None]:
     """See `Ageing.pooled`."""
     scored = laid_out.slot >= 0
     rows = laid_out.traffic.select(scored)

@@ -41,7 +41,10 @@ def traffic() -> TrafficSet:
 
 @pytest.fixture
 def settings() -> AgeingSettings:
-    loop = LoopSettings(window_days=2, psi=0.5, windows=3, odd_windows=2, reference_days=5, rest_days=2, exam_days=10)
+    loop = LoopSettings(
+        window_days=2, psi=0.5, windows=3, odd_windows=2, reference_days=5,
+        decline=2.0, rest_days=2, exam_days=10, exam_share=0.5,
+    )  # fmt: skip
     return AgeingSettings(
         start_days=6, start_labels=200, delay_days=2, slot_days=4, labels_per_day=30, resamples=100, loop=loop
     )

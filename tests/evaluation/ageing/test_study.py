@@ -9,7 +9,7 @@ import pytest
 
 from robustidps.errors import ConfigError, DatasetError
 from robustidps.evaluation.ageing import POLICIES, AgeingSettings, policies, study
-from robustidps.evaluation.ageing.study import calendar, walk
+from robustidps.evaluation.ageing.study import timeline, walk
 from robustidps.traffic.trafficset import TrafficSet
 from tests.evaluation.ageing.conftest import BREAK, weeks
 
@@ -22,7 +22,7 @@ def test_no_policy_can_see_the_future(policy, traffic, settings, family, rules) 
     """Labels, campaigns and features from a day on are ruined: everything before stays as it was."""
     settings = settings.model_copy(update={"rules": rules(PASSES)})
     poisoned_from = 20
-    laid_out = calendar(traffic, settings)
+    laid_out = timeline(traffic, settings)
     late = laid_out.day >= poisoned_from
     rng = np.random.default_rng(0)
     labels, features = laid_out.traffic.labels.copy(), laid_out.traffic.features.copy()
@@ -41,7 +41,7 @@ def test_no_policy_can_see_the_future(policy, traffic, settings, family, rules) 
 def test_a_label_changes_nothing_before_its_delay_is_over(policy, traffic, settings, family, rules) -> None:
     """Only labels are ruined: they are bought on the day itself, and no prediction differs until they arrive."""
     settings = settings.model_copy(update={"rules": rules(PASSES), "delay_days": 3})
-    laid_out = calendar(traffic, settings)
+    laid_out = timeline(traffic, settings)
     late = laid_out.day >= 18
     labels = laid_out.traffic.labels.copy()
     labels[late] = (labels[late] + 1) % 3
@@ -56,7 +56,7 @@ def test_a_label_changes_nothing_before_its_delay_is_over(policy, traffic, setti
 def test_budgets_are_equal(traffic, settings, family, rules) -> None:
     settings = settings.model_copy(update={"rules": rules(PASSES)})
     made = study(traffic, *family, settings)
-    scored = made.calendar.last_day - settings.first_day + 1
+    scored = made.timeline.last_day - settings.first_day + 1
     in_all = settings.start_labels + scored * settings.labels_per_day
     offered_at_start = settings.start_days * 80
     assert {name: w.labels for name, w in made.walks.items()} == {
@@ -69,7 +69,7 @@ def test_budgets_are_equal(traffic, settings, family, rules) -> None:
 
 def test_a_day_with_less_traffic_than_budget_sells_what_it_has(traffic, settings, family) -> None:
     rich = settings.model_copy(update={"labels_per_day": 500})
-    walked = walk(calendar(traffic, rich), "daily", *family, rich)
+    walked = walk(timeline(traffic, rich), "daily", *family, rich)
     scored = (30 - rich.first_day) // rich.slot_days * rich.slot_days
     assert walked.labels == rich.start_labels + scored * 80
 
@@ -85,7 +85,7 @@ def test_a_frozen_model_ages_where_traffic_breaks_and_one_that_is_retrained_does
 
 
 def test_the_loop_replaces_its_model_when_the_rules_agree(traffic, settings, family, rules) -> None:
-    walked = walk(calendar(traffic, settings), "loop", *family, settings.model_copy(update={"rules": rules(PASSES)}))
+    walked = walk(timeline(traffic, settings), "loop", *family, settings.model_copy(update={"rules": rules(PASSES)}))
     promoted = [e for e in walked.events if e.kind == "promoted"]
     assert [e for e in promoted if e.why.startswith("drift") and BREAK < e.day <= BREAK + 5]
     assert all(e.why.startswith(("drift", "decline")) for e in promoted)
@@ -93,7 +93,7 @@ def test_the_loop_replaces_its_model_when_the_rules_agree(traffic, settings, fam
 
 
 def test_the_loop_keeps_its_model_when_the_rules_refuse(traffic, settings, family, rules) -> None:
-    laid_out = calendar(traffic, settings)
+    laid_out = timeline(traffic, settings)
     settings = settings.model_copy(update={"rules": rules(NEVER)})
     refusing = walk(laid_out, "loop", *family, settings)
     assert refusing.count("refused") > 0 and refusing.count("promoted") == 0
@@ -106,7 +106,7 @@ def test_the_loop_keeps_its_model_when_the_rules_refuse(traffic, settings, famil
 
 def test_quiet_traffic_calls_for_no_challenger_by_drift(settings, family, rules) -> None:
     quiet = weeks(breaks=None)
-    walked = walk(calendar(quiet, settings), "loop", *family, settings.model_copy(update={"rules": rules(PASSES)}))
+    walked = walk(timeline(quiet, settings), "loop", *family, settings.model_copy(update={"rules": rules(PASSES)}))
     assert not [e for e in walked.events if "drift" in e.why]
 
 
@@ -121,7 +121,7 @@ def test_challenger_and_champion_are_judged_on_campaigns_that_neither_was_traine
         return real(model, held_out, **more)
 
     monkeypatch.setattr(policies, "evaluate", watch)
-    laid_out = calendar(traffic, settings)
+    laid_out = timeline(traffic, settings)
     walk(laid_out, "loop", *family, settings.model_copy(update={"rules": rules(PASSES)}))
     assert len(judged) >= 2
     for rows, held_out in judged:
@@ -131,7 +131,7 @@ def test_challenger_and_champion_are_judged_on_campaigns_that_neither_was_traine
 
 def test_the_same_seed_gives_the_same_walk(traffic, settings, family, rules) -> None:
     settings = settings.model_copy(update={"rules": rules(PASSES)})
-    one, two = (walk(calendar(traffic, settings), "loop", *family, settings) for _ in range(2))
+    one, two = (walk(timeline(traffic, settings), "loop", *family, settings) for _ in range(2))
     assert (one.predicted == two.predicted).all() and one.events == two.events
 
 
@@ -159,6 +159,19 @@ def test_traffic_that_is_too_short_is_refused_with_the_days_it_would_need(settin
         study(weeks(14), *family, settings)
 
 
+def test_traffic_with_nothing_between_its_beginning_and_its_last_hour_is_refused(traffic, settings, family) -> None:
+    day = (traffic.time - traffic.time.min()) // 86_400
+    with pytest.raises(DatasetError, match="no row in the days after"):
+        study(traffic.select((day < 6) | (day == 29)), *family, settings.model_copy(update={"slot_days": 10}))
+
+
+def test_a_week_without_traffic_leaves_the_area_unknown_and_says_so(traffic, settings, family) -> None:
+    day = (traffic.time - traffic.time.min()) // 86_400
+    made = study(traffic.select((day < 12) | (day >= 20)), *family, settings, policies=["frozen", "daily"])
+    assert made.curves["daily"]["macro_f1"].area.value is None and made.gap("daily", "frozen").value is None
+    assert any("slots have no row" in note for note in made.timeline.notes)
+
+
 def test_traffic_without_labels_or_rows_is_refused(traffic: TrafficSet, settings, family) -> None:
     with pytest.raises(DatasetError, match="no row has a label"):
         study(replace(traffic, labels=np.full(len(traffic), -1, np.int16)), *family, settings)
@@ -174,7 +187,7 @@ def test_a_time_in_the_wrong_unit_is_noticed(traffic: TrafficSet, settings, fami
 def test_unlabelled_rows_are_left_out_and_counted(traffic: TrafficSet, settings) -> None:
     labels = traffic.labels.copy()
     labels[::10] = -1
-    laid_out = calendar(replace(traffic, labels=labels), settings)
+    laid_out = timeline(replace(traffic, labels=labels), settings)
     assert len(laid_out.traffic) == len(traffic) - 240
     assert "240 unlabelled rows were left out" in laid_out.notes
 

@@ -1,0 +1,48 @@
+"""The ageing benchmark, small: simulated captures through the extractor, every policy, table and picture."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import ageing
+from robustidps.evaluation.report import Interval
+from tests.conftest import missing_part
+
+
+@pytest.mark.real
+def test_the_quick_form_runs_every_policy_and_says_how_the_loop_compares(
+    home, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    if find_spec("lightgbm") is None or find_spec("nfstream") is None:
+        missing_part("lightgbm or NFStream is not installed")
+    picture = tmp_path / "ageing.png"
+    words = ["--quick", "--keep", str(tmp_path), "--processes", "1", "--picture", str(picture)]
+    assert ageing.main(words) == 0
+    said = capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
+    header = next(line for line in said.splitlines() if line.startswith("| lightgbm"))
+    assert [cell.strip() for cell in header.split("|")[2:-1]] == [
+        "frozen", "retrained weekly", "retrained daily", "our loop",
+    ]  # fmt: skip
+    assert "AUT of macro-F1" in said and "our loop minus" in said
+    assert all(f"*{other}*" in said for other in ("frozen", "retrained weekly", "retrained daily"))
+
+
+@pytest.mark.parametrize(
+    ("gap", "verdict"),
+    [
+        (Interval(value=0.02, low=0.01, high=0.03), "is better than"),
+        (Interval(value=-0.02, low=-0.03, high=-0.01), "**Our loop is worse than"),
+        (Interval(value=0.02, low=-0.01, high=0.05), "no difference that this can show"),
+        (Interval(value=0.02), "nothing can be said"),
+        (Interval(value=None), "nothing can be said"),
+    ],
+)
+def test_the_text_says_what_the_interval_says(gap: Interval, verdict: str) -> None:
+    study = SimpleNamespace(walks={"loop": SimpleNamespace(trainings=4), "daily": SimpleNamespace(trainings=84)})
+    said = ageing.sentence(gap, "retrained daily", [study], "daily")
+    assert verdict in said and "(4.0 trainings against 84.0)" in said
