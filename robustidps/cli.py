@@ -301,8 +301,9 @@ def compare(
 def ageing(
     dataset: Annotated[
         str | None,
-        typer.Option(help="labelled traffic with times: Parquet, or a table with --schema; default: simulated"),
+        typer.Option(help="labelled traffic with times: a name or a file; default: a scenario"),
     ] = None,
+    data_dir: DataDir = None,
     schema: SchemaFile = None,
     scenario: Annotated[
         str, typer.Option(help="simulated months in configs/ageing, where no data set is named")
@@ -329,6 +330,7 @@ def ageing(
         result = age(
             _settings(),
             dataset=dataset,
+            data_dir=data_dir,
             schema_file=schema,
             scenario_name=scenario,
             family=family,

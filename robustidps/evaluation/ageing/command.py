@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustidps.errors import DatasetError, printable
+from robustidps.errors import printable
 from robustidps.evaluation.ageing.picture import draw_ageing
 from robustidps.evaluation.ageing.scenario import Change, changes, scenario, scenario_traffic, study_settings
 from robustidps.evaluation.ageing.settings import AgeingSettings
@@ -17,6 +17,7 @@ from robustidps.families import get_family
 from robustidps.progress import current
 from robustidps.settings import Settings, writable
 from robustidps.traffic.prepare import load_dataset
+from robustidps.traffic.trafficset import TrafficSet
 
 __all__ = ["Aged", "age"]
 
@@ -36,6 +37,7 @@ def age(
     installation: Settings,
     *,
     dataset: str | None,
+    data_dir: Path | None,
     schema_file: Path | None,
     scenario_name: str,
     family: str,
@@ -47,7 +49,7 @@ def age(
     """Studies a labelled table or a simulated scenario; writes `ageing.png` and `ageing.json` to `out`.
 
     Args:
-        dataset: a Parquet file or a table with `schema_file`; None for the scenario.
+        dataset: a data set's name, a Parquet file or a table with `schema_file`; None for the scenario.
         overrides: settings of the family. settings: those of `AgeingSettings`.
 
     Raises:
@@ -66,11 +68,13 @@ def age(
         traffic = scenario_traffic(world, installation.folder("captures"), progress=progress)
     else:
         parts = load_dataset(
-            dataset, folder=installation.folder("captures"), schema_file=schema_file, progress=progress
+            dataset,
+            folder=installation.folder("captures"),
+            data_dir=data_dir,
+            schema_file=schema_file,
+            progress=progress,
         )
-        if "all" not in parts:
-            raise DatasetError("has no days to walk through", where=dataset, remedy="name a table with times")
-        traffic = parts["all"]
+        traffic = parts["all"] if "all" in parts else TrafficSet.concat(parts.values())
         subject = f"{family}, {printable(Path(dataset).name, 60)}"
     timeline(traffic, chosen)  # before anything slow: traffic that can't be walked through ends here
     made = study(traffic, kind, family_settings, chosen, policies=policies, changes=known, progress=progress)
