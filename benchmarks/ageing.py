@@ -27,6 +27,7 @@ from robustidps.evaluation.ageing.picture import draw_ageing
 from robustidps.evaluation.ageing.scenario import changes, scenario, scenario_traffic, study_settings
 from robustidps.evaluation.ageing.study import timeline, walk, walk_curves
 from robustidps.evaluation.bootstrap import MIN_BLOCKS, interval
+from robustidps.evaluation.metrics import describe
 from robustidps.evaluation.report import Interval
 from robustidps.families import ModelFamily, get_family
 from robustidps.traffic.simulator import SimulatorSettings
@@ -46,6 +47,12 @@ ROWS = (
     ("precision of alerts at 1 in 100", "pooled", "precision_at_prevalence_1e-2"),
     ("precision of alerts at 1 in 1,000", "pooled", "precision_at_prevalence_1e-3"),
 )
+
+COMPARED = {
+    "macro_f1": "macro-F1",
+    "detection_rate": "detection rate",
+    "false_positive_rate": "false-positive rate",
+}
 
 
 @dataclass(frozen=True)
@@ -151,32 +158,41 @@ def report(studies: list[Ageing]) -> str:
     header = [f"{first.family}, {len(studies)} worlds" if len(studies) > 1 else first.family]
     header += [w.text for w in first.walks.values()]
     rows = [[title, *(spread(figures(studies, p, kind, name)) for p in first.walks)] for title, kind, name in ROWS]
-    rows += [
-        [title, *(average([count(study.walks[p]) for study in studies], digits) for p in first.walks)]
-        for title, digits, count in (
-            ("labels bought", 0, lambda w: w.labels),
-            ("trainings", 1, lambda w: w.trainings),
-            ("challengers promoted", 1, lambda w: w.count("promoted")),
-            ("challengers refused", 1, lambda w: w.count("refused")),
-            ("held for want of evidence", 1, lambda w: w.count("held")),
-            ("days of waiting for labels to judge on", 1, lambda w: w.waited),
-            ("seconds of training", 0, lambda w: w.seconds),
-            ("seconds of watching and judging", 0, lambda w: w.judging_s),
-        )
-    ]
+    for title, digits, count in (
+        ("labels bought", 0, lambda w: w.labels),
+        ("trainings", 1, lambda w: w.trainings),
+        ("seconds of training", 0, lambda w: w.seconds),
+        ("seconds of watching and judging", 0, lambda w: w.judging_s),
+    ):
+        rows.append([title, *(average([count(study.walks[p]) for study in studies], digits) for p in first.walks)])
     days = first.timeline.n_slots * s.slot_days
     lines = [
         table(header, rows),
         f"{scored:,} flows of {days} days, {first.timeline.n_slots} slots of {s.slot_days} days each; "
         f"{s.start_labels:,} labels of the first {s.start_days} days to begin with, then {s.labels_per_day} a day that "
-        f"arrive after {s.delay_days} days. Mean (lowest to highest) over worlds; counts are means.",
+        f"arrive after {s.delay_days} days. Mean (lowest to highest) over worlds; counts are means. The frozen model "
+        "has its whole budget in the first weeks, and so begins ahead." + challengers(studies),
         *verdicts(studies),
     ]
     return "\n\n".join(lines)
 
 
+def challengers(studies: list[Ageing]) -> str:
+    """What became of the loop's challengers."""
+    loops = [s.walks["loop"] for s in studies if "loop" in s.walks]
+    if not loops:
+        return ""
+    counts = {kind: sum(w.count(kind) for w in loops) for kind in ("promoted", "refused", "held")}
+    waited = sum(w.waited for w in loops)
+    return (
+        f" The loop's challengers, all worlds: {counts['promoted']} promoted, {counts['refused']} refused, "
+        f"{counts['held']} held for want of evidence; on {waited} days one was called for and there were too few "
+        "labels to judge it on."
+    )
+
+
 def verdicts(studies: list[Ageing]) -> list[str]:
-    """Our loop against each other policy: AUT of macro-F1, paired, with what follows from it."""
+    """Our loop against each other policy: differences of AUT, paired, and in words what they say."""
     if "loop" not in studies[0].walks:
         return []
     rows, said = [], []
@@ -184,33 +200,32 @@ def verdicts(studies: list[Ageing]) -> list[str]:
     for other, walked in studies[0].walks.items():
         if other == "loop":
             continue
-        cells = []
-        for metric in ("macro_f1", "detection_rate", "false_positive_rate"):
-            gap = mean_gap(studies, "loop", other, metric)
-            cells.append(f"{gap:+.3f}")
-            if metric == "macro_f1":
-                said.append(sentence(gap, walked.text, studies, other))
-        rows.append([walked.text, *cells])
-    header = [f"{loop.text} minus", "macro-F1", "detection rate", "false-positive rate"]
+        gaps = {metric: mean_gap(studies, "loop", other, metric) for metric in COMPARED}
+        rows.append([walked.text, *(f"{gap:+.3f}" for gap in gaps.values())])
+        paid = [float(np.mean([s.walks[p].trainings for s in studies])) for p in ("loop", other)]
+        said.append(sentence(walked.text, gaps, paid))
     return [
-        table(header, rows),
+        table([f"{loop.text} minus", *COMPARED.values()], rows),
         "Differences of AUT with 95 % intervals: campaigns are resampled within each slot, the same for both policies, "
         "and averaged over worlds. " + " ".join(said),
     ]
 
 
-def sentence(gap: Interval, text: str, studies: list[Ageing], other: str) -> str:
-    """What a difference says, and what each side paid."""
-    mine = np.mean([s.walks["loop"].trainings for s in studies])
-    theirs = np.mean([s.walks[other].trainings for s in studies])
-    paid = f"({mine:.1f} trainings against {theirs:.1f})"
+def sentence(text: str, gaps: dict[str, Interval], paid: list[float]) -> str:
+    """What differences say of our loop, metric by metric, and what each side paid."""
+    words = [f"{COMPARED[metric]} {word(gap, metric)}" for metric, gap in gaps.items()]
+    return f"Our loop against *{text}* ({paid[0]:.1f} trainings against {paid[1]:.1f}): {', '.join(words)}."
+
+
+def word(gap: Interval, metric: str) -> str:
+    """Whether a difference is for the better, for the worse, or none that the interval can tell from 0."""
     if gap.low is None or gap.high is None:
-        return f"Against *{text}* nothing can be said {paid}."
-    if gap.low > 0:
-        return f"Our loop is better than *{text}* {paid}."
-    if gap.high < 0:
-        return f"**Our loop is worse than *{text}*** {paid}."
-    return f"Between our loop and *{text}* there is no difference that this can show {paid}."
+        return "unknown"
+    if gap.low <= 0 <= gap.high:
+        return "no clear difference"
+    meaning = describe(metric)
+    lower_is_better = meaning is not None and meaning.better == "lower"
+    return "better" if (gap.high < 0) == lower_is_better else "**worse**"
 
 
 def mean_gap(studies: list[Ageing], one: str, other: str, metric: str) -> Interval:

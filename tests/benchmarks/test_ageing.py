@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -33,16 +32,18 @@ def test_the_quick_form_runs_every_policy_and_says_how_the_loop_compares(
 
 
 @pytest.mark.parametrize(
-    ("gap", "verdict"),
+    ("gap", "metric", "word"),
     [
-        (Interval(value=0.02, low=0.01, high=0.03), "is better than"),
-        (Interval(value=-0.02, low=-0.03, high=-0.01), "**Our loop is worse than"),
-        (Interval(value=0.02, low=-0.01, high=0.05), "no difference that this can show"),
-        (Interval(value=0.02), "nothing can be said"),
-        (Interval(value=None), "nothing can be said"),
+        (Interval(value=0.02, low=0.01, high=0.03), "macro_f1", "better"),
+        (Interval(value=-0.02, low=-0.03, high=-0.01), "macro_f1", "**worse**"),
+        (Interval(value=0.02, low=0.01, high=0.03), "false_positive_rate", "**worse**"),
+        (Interval(value=-0.02, low=-0.03, high=-0.01), "false_positive_rate", "better"),
+        (Interval(value=0.02, low=-0.01, high=0.05), "detection_rate", "no clear difference"),
+        (Interval(value=0.02), "detection_rate", "unknown"),
+        (Interval(value=None), "detection_rate", "unknown"),
     ],
 )
-def test_the_text_says_what_the_interval_says(gap: Interval, verdict: str) -> None:
-    study = SimpleNamespace(walks={"loop": SimpleNamespace(trainings=4), "daily": SimpleNamespace(trainings=84)})
-    said = ageing.sentence(gap, "retrained daily", [study], "daily")
-    assert verdict in said and "(4.0 trainings against 84.0)" in said
+def test_the_text_says_what_the_interval_says(gap: Interval, metric: str, word: str) -> None:
+    said = ageing.sentence("retrained daily", {metric: gap}, [4, 84])
+    assert said.endswith(f"rate {word}." if "rate" in metric else f"F1 {word}.")
+    assert "(4.0 trainings against 84.0)" in said

@@ -43,11 +43,14 @@ def draw_ageing(studies: Sequence[Ageing], path: Path, *, metric: str = "macro_f
     loops = [s.walks["loop"] for s in studies if "loop" in s.walks]
     strip = 0.3 + 0.2 * len(loops) if loops else 0.0
     names = 1.15 if changes else 0.1
-    high = 4.4 + strip + names
+    high = 4.6 + strip + names
     figure = titled_figure("Detection over time, at an equal budget of labels", printable(subject, 140), 9.6, high)
+    if changes:
+        note = "names above: attack tools that appear, and (green, dotted) benign services that change"
+        figure.text(0.25 / 9.6, 1 - 0.84 / high, note, fontsize=9, color=_QUIET, va="center")
     left, right = 0.72 / 9.6, 1 - 2.05 / 9.6
     bottom = (0.62 + strip) / high
-    axes = tidy_axes(figure.add_axes((left, bottom, right - left, 1 - (0.85 + names) / high - bottom)))
+    axes = tidy_axes(figure.add_axes((left, bottom, right - left, 1 - (1.05 + names) / high - bottom)))
     width = first.settings.slot_days
     x = first.timeline.first_day + width * (np.arange(first.timeline.n_slots) + 0.5)
     for name, walk in first.walks.items():
@@ -84,14 +87,18 @@ def draw_ageing(studies: Sequence[Ageing], path: Path, *, metric: str = "macro_f
 
 
 def _mark_changes(axes: Any, changes: Sequence[Any]) -> None:
-    """A vertical line a change, its name above the axes: tools upright in ink, services in a quieter slant."""
+    """A vertical line a change, named above the axes: black for a tool that appears, green and dotted for a service."""
     first, last = axes.get_xlim()
     for change in changes:
         if not first <= change.day <= last:
             continue
         tool = change.kind == "tool"
         axes.axvline(
-            change.day, color=_INK if tool else "#009E73", linewidth=0.8, linestyle="-" if tool else ":", zorder=1
+            change.day,
+            color=_QUIET if tool else "#009E73",
+            linewidth=0.6 if tool else 1.1,
+            linestyle="-" if tool else ":",
+            zorder=1,
         )
         axes.annotate(
             f"{printable(change.name, 24)}" if tool else f"{printable(change.name, 24)} changes",
@@ -114,7 +121,9 @@ def _loop_events(axes: Any, loops: Sequence[Any], limits: tuple[float, float]) -
     for row, walk in enumerate(loops):
         for kinds, face in ((("promoted",), colour), (("refused", "held"), "white")):
             days = [e.day for e in walk.events if e.kind in kinds]
-            axes.plot(days, [row] * len(days), "o", color=colour, mfc=face, ms=5, linestyle="none", clip_on=False)
+            axes.plot(
+                days, [row] * len(days), "o", color=colour, mfc=face, ms=5, zorder=3, linestyle="none", clip_on=False
+            )
     axes.set_xlim(*limits)
     axes.set_ylim(len(loops) - 0.5, -0.5)
     names = [f"seed {i + 1}" for i in range(len(loops))] if len(loops) > 1 else ["loop"]
