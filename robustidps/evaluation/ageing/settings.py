@@ -44,7 +44,12 @@ class AgeingSettings(BaseModel):
     delay_days: int = Field(default=3, ge=1, le=60, description="days from buying a label to having it")
     slot_days: int = Field(default=7, ge=1, le=90, description="days that one point of the curve sums up")
     validation: float = Field(default=0.2, gt=0, lt=0.9, description="share of labels that stop training and calibrate")
-    alert_budget: float = Field(default=1e-2, ge=0, le=1, description="false alerts per benign flow, for thresholds")
+    alert_budget: float = Field(
+        default=1e-2,
+        ge=0,
+        le=1,
+        description="false alerts per benign flow, for thresholds; a few hundred rows can't resolve less",
+    )
     resamples: int = Field(default=500, ge=100, le=10_000, description="bootstrap resamples behind an interval")
     seed: int = Field(default=0, ge=0, lt=2**31, description="seed of training and of random choices")
     threads: int = Field(default=1, ge=1, le=64, description="CPU threads for training")
