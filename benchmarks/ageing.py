@@ -33,6 +33,7 @@ from robustidps.families import ModelFamily, get_family
 from robustidps.traffic.simulator import SimulatorSettings
 
 MINUTES = 12
+SEEDS = 3
 BUDGETS = (20, 60, 180)
 """Labels a day, small to large."""
 
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks ageing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=3, help="simulated worlds")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="simulated worlds")
     parser.add_argument("--scenario", default="quarter", help="file in configs/ageing")
     parser.add_argument("--family", default="neural_ode", choices=("neural_ode", "lightgbm"))
     parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS, help="labels a day of the second table")
@@ -109,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
         if budgets:
             by_budget = {b: [d for d in others if d[0].settings.labels_per_day == b] for b in budgets}
             text += "\n\n" + budget_table({b: gather(part) for b, part in by_budget.items()})
-    command = "python -m benchmarks ageing --write"
+    command = "python -m benchmarks ageing" + (f" --seeds {chosen.seeds}" if chosen.seeds != SEEDS else "") + " --write"
     text += "\n\n" + circumstances(command)
     print(text)
     picture = chosen.picture or (ROOT / "docs/images/ageing.png" if chosen.write else None)

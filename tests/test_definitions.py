@@ -50,6 +50,7 @@ def test_every_mapping_to_common_features_loads(file: Path) -> None:
 def test_every_configuration_folder_is_known_to_a_test() -> None:
     assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} == {
         "common",
+        "ageing",
         "datasets",
         "training",
         "promotion",
