@@ -31,6 +31,13 @@ def test_the_quick_form_runs_every_policy_and_says_how_the_loop_compares(
     assert all(f"*{other}*" in said for other in ("frozen", "retrained weekly", "retrained daily"))
 
 
+@pytest.mark.parametrize("words", [["--quick"], ["--scenario", "development"], ["--family", "lightgbm"]])
+def test_the_page_is_not_overwritten_with_other_figures(words: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        ageing.main([*words, "--write"])
+    assert "the page's own figures" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("gap", "metric", "word"),
     [
