@@ -81,16 +81,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2, help="walks at a time")
     parser.add_argument("--keep", type=Path, help="folder where simulated traffic is kept for the next time")
     parser.add_argument("--picture", type=Path, help="where to draw; default with --write: docs/images/ageing.png")
-    parser.add_argument("--quick", action="store_true", help="two small weeks, LightGBM, one world")
+    parser.add_argument("--quick", action="store_true", help="nine small days, LightGBM, one world")
     parser.add_argument("--write", action="store_true", help="rewrite the section of docs/results.md and the picture")
     chosen = parser.parse_args(arguments)
     if chosen.write and (chosen.quick or chosen.scenario != REPORTED or chosen.family != "neural_ode"):
         parser.error(f"--write is for the page's own figures: scenario {REPORTED}, neural_ode, not --quick")
     settings, world, budgets, family = MEDIUM, scenario(chosen.scenario), chosen.budgets, chosen.family
     if chosen.quick:
-        settings = AgeingSettings(start_days=6, start_labels=300, delay_days=2, slot_days=4, labels_per_day=30)
+        settings = AgeingSettings(start_days=4, start_labels=200, delay_days=1, slot_days=2, labels_per_day=30)
         world = scenario("short").model_copy(
-            update={"days": 16, "packets_per_day": 1500, "new_tools": {"dalfox": 10}, "drift": ()}
+            update={"days": 9, "packets_per_day": 1500, "new_tools": {"dalfox": 6}, "drift": ()}
         )
         budgets, family, chosen.seeds = (), "lightgbm", 1
     with tempfile.TemporaryDirectory() as temporary:
