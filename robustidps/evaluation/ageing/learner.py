@@ -19,7 +19,7 @@ from robustidps.progress import Progress, silent
 from robustidps.registry.metadata import TrainingFacts
 from robustidps.traffic.schema import TrafficSchema
 from robustidps.traffic.trafficset import TrafficSet
-from robustidps.training import Fitted, attack_tools, fit
+from robustidps.training import Fitted, fit, tool_names
 
 __all__ = ["Learner", "Model", "hold_out"]
 
@@ -120,7 +120,8 @@ class Learner:
             time_to=float(rows.time.max()),
             seed=seed,
             settings=settings.model_dump(mode="json"),
-            tools=attack_tools(train),
+            tools=tool_names(train, train.labels > 0),
+            services=tool_names(train, train.labels == 0),
         )
         return Model(fitted, f"1.{self.trainings - 1}.0", day, numbers, facts, f"{train.digest}-{seed}")
 
