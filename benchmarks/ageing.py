@@ -115,7 +115,10 @@ def main(arguments: list[str] | None = None) -> int:
         if budgets:
             by_budget = {b: [d for d in others if d[0].settings.labels_per_day == b] for b in budgets}
             text += "\n\n" + budget_table({b: gather(part) for b, part in by_budget.items()})
-    command = "python -m benchmarks ageing" + (f" --seeds {chosen.seeds}" if chosen.seeds != SEEDS else "") + " --write"
+    command = "python -m benchmarks ageing" + (f" --seeds {chosen.seeds}" if chosen.seeds != SEEDS else "")
+    if tuple(budgets) != BUDGETS:
+        command += " ".join([" --budgets", *map(str, budgets)])
+    command += " --write"
     text += "\n\n" + circumstances(command)
     print(text)
     picture = chosen.picture or (ROOT / "docs/images/ageing.png" if chosen.write else None)
