@@ -1,8 +1,8 @@
 """`make demo`: the main job, end to end, on simulated traffic, in a home of its own.
 
 Two simulated weeks -> a model trained, judged on days it has not seen, promoted -> a starved candidate refused, with
-the reason -> a fresh capture scored by the model in production. Everything runs on the real parts: packets through
-the flow extractor, MLflow, the signed ledger, Prefect.
+the reason -> a fresh capture scored by the model in production, and held against its labels. Everything runs on the
+real parts: packets through the flow extractor, MLflow, the signed ledger, Prefect.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
 from robustidps import console, pages
 from robustidps.comparing import resolve
+from robustidps.evaluation.base_rates import base_rates
 from robustidps.evaluation.report import Evaluation
 from robustidps.flows.train import train
 from robustidps.progress import current
@@ -25,10 +26,15 @@ from robustidps.settings import get_settings
 from robustidps.tasks.references import load
 from robustidps.tasks.traffic import ingest_file
 
+if TYPE_CHECKING:
+    from robustidps.bundle import Bundle
+
 __all__ = ["demo"]
 
 MODEL = "neural_ode"
 STARVED_ROWS = 250
+RARE = "1e-4"
+"""Share of attacks among flows that the outlook is for."""
 
 
 @flow(name="demo", persist_result=True, result_serializer="json")
@@ -55,9 +61,10 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
     )
     if not quiet:
         _tell_promotion(starved)
-    capture = _fresh_capture(seed)
+    capture, labels = _fresh_capture(seed)
     flows = load(ingest_file(capture))
-    scores = score(resolve(ModelRegistry(settings=get_settings()), f"{MODEL}@production"), flows)
+    bundle = resolve(ModelRegistry(settings=get_settings()), f"{MODEL}@production")
+    scores = score(bundle, flows)
     current()("scoring a fresh capture", len(flows), len(flows), unit="flows")
     summary = {
         "production": good["version"] if good["promotion"][-1]["moved"] else None,
@@ -66,6 +73,7 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
         "evaluation": good["evaluation"],
         "drift": {k: good["drift"][k] for k in ("drifted_share",)},
         "scored": scores.counts(),
+        "labelled": _held_against_labels(bundle, capture, labels),
         "page": good["page"],
         "files": good["files"],
         "capture": str(capture),
@@ -73,16 +81,33 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
     }
     if not quiet:
         console.line("scoring a fresh capture", pages.verdict_line(scores))
+        console.line("held against its labels", summary["labelled"])
         _farewell(summary)
     return summary
 
 
-def _fresh_capture(seed: int) -> Path:
+def _fresh_capture(seed: int) -> tuple[Path, Path]:
+    """A capture, and a label file of it."""
     from robustidps.traffic.simulator import fresh_capture
 
     path = get_settings().folder("captures") / f"fresh-{seed}.pcap"
-    fresh_capture(path, seed=seed + 1_000)
-    return path
+    labels = path.with_suffix(".labels.csv")
+    fresh_capture(path, seed=seed + 1_000, labels=labels)
+    return path, labels
+
+
+def _held_against_labels(bundle: Bundle, capture: Path, labels: Path) -> str:
+    """What became of the capture's attacks and benign flows, in a line."""
+    from robustidps.traffic.labelling import labelled_capture
+
+    traffic, _ = labelled_capture(capture, labels)
+    known = traffic.select(traffic.labelled)
+    alerts = score(bundle, known).alerts > 0
+    attack = known.labels > 0
+    return (
+        f"{len(known)} of {len(traffic)} flows have a label; {int((alerts & attack).sum())} of {int(attack.sum())} "
+        f"attack flows raise an alert, {int((alerts & ~attack).sum())} of {int((~attack).sum())} benign ones"
+    )
 
 
 def _tell(quiet: bool, result: dict[str, Any]) -> None:
@@ -93,10 +118,28 @@ def _tell(quiet: bool, result: dict[str, Any]) -> None:
     if evaluation.time_from is not None and evaluation.time_to is not None:
         days = f"{math.ceil((evaluation.time_to - evaluation.time_from) / 86_400)} days it has not seen: "
     console.line("judged on", days + pages.headline(evaluation))
+    _tell_outlook(evaluation)
     page = next((f for f in result["files"] if Path(f).name == "drift.html"), None)
     report = f" (report: {Path(page).absolute().as_uri()})" if page else ""
     console.line("drift against training", result["drift"]["headline"] + report)
     _tell_promotion(result)
+
+
+def _tell_outlook(evaluation: Evaluation) -> None:
+    """What its alerts would come to in a network, and what is found of attacks that try not to be seen."""
+    rates = base_rates(evaluation, get_settings().alerts_per_analyst)
+    row = next(r for r in rates.for_flows(1_000_000) if r.prevalence == RARE)
+    console.line(
+        "in a network",
+        f"of 1,000,000 flows a day, 1 in 10,000 an attack: {rates.count(row.true_alerts)} attacks found a day, "
+        f"{rates.count(row.false_alerts)} false alerts",
+    )
+    if evaluation.evasion:
+        unchanged = evaluation.evasion.perturbations["unchanged"].detection
+        console.line(
+            "attacks that evade",
+            f"{unchanged.value:.2f} found as they are, {evaluation.evasion.detection:.2f} by what hides each tool best",
+        )
 
 
 def _tell_promotion(result: dict[str, Any]) -> None:

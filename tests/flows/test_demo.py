@@ -30,6 +30,7 @@ def test_the_demo_promotes_a_good_model_refuses_a_starved_one_and_scores_a_captu
     assert any("accuracy" in reason and "0.95" in reason for reason in summary["reasons"])
     scored = summary["scored"]
     assert scored["Benign"] > sum(scored.values()) / 2 and len(scored) > 3
+    assert "attack flows raise an alert" in summary["labelled"]
     assert {"confusion_matrix.png", "evasion.png", "drift.html"} <= {
         Path(f).name for f in summary["files"] if Path(f).is_file()
     }

@@ -19,6 +19,7 @@ import pytest
 from robustidps.errors import ConfigError, StorageError
 from robustidps.traffic.capture import extract
 from robustidps.traffic.flow64 import FLOW64
+from robustidps.traffic.labelling import labelled_capture
 from robustidps.traffic.simulator import (
     SIMULATOR_VERSION,
     ServiceChange,
@@ -487,6 +488,14 @@ def test_a_fresh_capture_is_a_small_pcap_without_a_truth(tmp_path: Path):
     magic, *_, snaplen, link = struct.unpack("<IHHiIII", path.read_bytes()[:24])
     assert (magic, snaplen, link) == (0xA1B2C3D4, 14 + 65535, 1)
     assert 100_000 < path.stat().st_size < 5_000_000
+
+
+def test_a_fresh_captures_label_file_labels_every_flow_of_it(tmp_path: Path):
+    path = fresh_capture(tmp_path / "fresh.pcap", seed=7, labels=tmp_path / "fresh.csv")
+    traffic, report = labelled_capture(path, tmp_path / "fresh.csv")
+    assert report.flows == len(traffic) and traffic.labelled.all()
+    assert 0.02 < np.mean(traffic.labels > 0) < 0.4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fresh.csv", "fresh.pcap"]
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,16 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robustidps.errors import DatasetError, MissingExtraError
 from robustidps.progress import Progress, silent
 from robustidps.traffic.simulator.settings import SIMULATOR_VERSION, SimulatorSettings
 from robustidps.traffic.simulator.simulate import Simulation, simulate
 from robustidps.traffic.trafficset import TrafficSet
+
+if TYPE_CHECKING:
+    from robustidps.traffic.labels import Truth
 
 __all__ = ["fresh_capture", "simulated_traffic"]
 
@@ -99,23 +103,45 @@ def _labelled(simulation: Simulation, day: int) -> TrafficSet:
     )
 
 
-def fresh_capture(path: Path, *, seed: int, packets: int = 16_000, day: int = 20) -> Path:
-    """One small unlabelled capture, benign traffic with some attacks, of a day that no default simulation has.
+def fresh_capture(path: Path, *, seed: int, packets: int = 16_000, day: int = 20, labels: Path | None = None) -> Path:
+    """One small capture, benign traffic with some attacks, of a day that no default simulation has.
+
+    Args:
+        labels: where its truth goes as a label file, a row a conversation, for `robustidps ingest --labels`;
+            without it nobody is told.
 
     Raises:
         StorageError: full disk, read-only folder.
     """
     from robustidps.settings import writable
-    from robustidps.traffic.simulator.simulate import write_day
+    from robustidps.traffic.simulator.simulate import read_truth, write_day
 
     settings = SimulatorSettings.make(seed=seed, packets_per_day=packets, prevalence=0.1)
     part = path.with_name(f".{path.name}.part")
+    truth = part.with_suffix(".truth.npz")
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write_day(settings, day, part)
+            if labels is not None:
+                _write_labels(labels, read_truth(truth))
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-            part.with_suffix(".truth.npz").unlink(missing_ok=True)
+            truth.unlink(missing_ok=True)
     return path
+
+
+def _write_labels(path: Path, truth: Truth) -> None:
+    """`truth` as a label file (docs/data.md), times in seconds since 1970."""
+    import csv
+    import io
+
+    from robustidps.settings import write_whole
+
+    columns = ("src_ip", "src_port", "dst_ip", "dst_port", "protocol", "start", "end", "label", "campaign", "tool")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(getattr(truth, name).tolist() for name in columns), strict=True))
+    write_whole(path, text.getvalue())
