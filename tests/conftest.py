@@ -7,9 +7,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from robustidps.settings import Settings, use_settings
+
+# How long an example takes says something about the machine, and nothing about the code.
+hypothesis.settings.register_profile("robustidps", deadline=None)
+hypothesis.settings.load_profile("robustidps")
 
 # Prefect reads its environment when it is imported: nothing of a test run may land in the user's own home.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="robustidps-prefect-")
