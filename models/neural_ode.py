@@ -16,40 +16,41 @@ below. Adaptive solvers (torchdiffeq's dopri5) don't survive export to ONNX, and
 time; dopri5 is the oracle that the tests hold this solver against. Because it is an equation, the number of steps
 is a matter of accuracy alone: training takes `training_steps`, the exported model `steps`.
 
-Training: AdamW with warm-up and cosine decay, class-weighted cross-entropy, gradients clipped, early stopping on the
-validation rows with the best weights restored; then the tilt that class weights gave is taken out of the output bias.
-On a CPU, the same seed, rows and threads give the same weights.
+Training is that of all families in PyTorch (`_torch.py`); then the tilt that class weights gave is taken out of the
+output bias.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from robustidps.errors import BundleError, ConfigError, DatasetError, MissingExtraError
-from robustidps.evaluation.metrics import confusion_matrix, macro_f1
 from robustidps.families import FamilySettings, Standardised, TrainingContext
-from robustidps.settings import config_error, writable
+from robustidps.models._torch import (
+    TorchModel,
+    TorchSettings,
+    demand_rows,
+    fit,
+    load,
+    torch_at,
+    torch_of,
+    undo_class_weights,
+)
 
 __all__ = ["NeuralODE", "NeuralODESettings", "TrainedNeuralODE", "load_native"]
 
 Floats = npt.NDArray[np.float32]
 
-_STEPS_AN_EPOCH = 16  # at least, where rows are few: a smaller batch rather than a handful of steps in all
 _NARROWEST = 0.01  # of a bin, in standard deviations: a steep slope would magnify the last digit of its input
-_CHUNK = 8192  # rows at a time when predicting: fits the cache, and memory stays bounded
 
 
-class NeuralODESettings(FamilySettings):
+class NeuralODESettings(TorchSettings):
     """What a neural ODE can be told."""
 
     bins: int = Field(default=16, ge=0, le=256, description="B, quantile bins per column in the encoder; 0 for none")
@@ -58,17 +59,7 @@ class NeuralODESettings(FamilySettings):
     steps: int = Field(default=8, ge=1, le=200, description="Runge-Kutta steps of the exported model")
     training_steps: int = Field(default=4, ge=1, le=200, description="Runge-Kutta steps while training")
     t1: float = Field(default=1.0, gt=0, le=20, description="the time at which the state is read")
-    epochs: int = Field(default=30, ge=1, le=10_000, description="passes over the training rows at most")
-    patience: int = Field(default=15, ge=1, le=10_000, description="epochs without improvement before stopping")
-    stop_on: Literal["macro_f1", "loss"] = Field(
-        default="macro_f1", description="validation figure that decides which epoch was best; ties go to the loss"
-    )
-    batch_size: int = Field(default=256, ge=1, le=1_000_000, description="rows per step at most")
-    learning_rate: float = Field(default=4e-3, gt=0, le=1, description="highest learning rate, after warming up")
-    weight_decay: float = Field(default=0.1, ge=0, le=10, description="AdamW's decoupled weight decay")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of input columns silenced per row in training")
-    noise: float = Field(default=0.0, ge=0, le=5, description="standard deviation of noise added to inputs in training")
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="probability spread evenly over all classes")
 
 
 class NeuralODE:
@@ -99,83 +90,24 @@ class NeuralODE:
             ConfigError: training diverged under these settings.
             DatasetError: no rows to train on, or to stop on.
         """
-        torch = _torch()
-        if not len(train) or not len(validation):
-            raise DatasetError("a neural ODE needs training rows and validation rows")
-        with _torch_at(settings.seed, context.threads):
+        demand_rows(train, validation)
+        with torch_at(settings.seed, context.threads, self.name):
             columns, start, slope = _quantile_bins(train.x, settings.bins)
             network = _network_class()(train.x.shape[1], context.n_classes, len(columns), settings)
             network.set_bins(columns, start, slope)
-            order = torch.Generator().manual_seed(settings.seed)
-            best = _fit(network, settings, train, validation, context, order)
-            network.load_state_dict(best)
-            _undo_class_weights(network, context.class_weights)
-        network.eval()
+            fit(network, settings, train, validation, context)
+            undo_class_weights(network.decoder.bias, context.class_weights)
         return TrainedNeuralODE(network, settings)
 
 
-class TrainedNeuralODE:
-    """A trained network with the settings that made it."""
+class TrainedNeuralODE(TorchModel):
+    """A trained network with the settings that made it; predicts with `settings.steps` steps, unrolled in ONNX."""
 
-    def __init__(self, network: Any, settings: NeuralODESettings) -> None:
-        self.network = network
-        self.settings = settings
+    family: ClassVar[str] = NeuralODE.name
 
-    def logits(self, x: Floats) -> Floats:
-        """Standardised float32 [N, D] to logits float32 [N, C], with `settings.steps` steps."""
-        torch = _torch()
-        x = np.ascontiguousarray(x, dtype=np.float32)
-        out = np.empty((len(x), self.network.decoder.out_features), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(x), _CHUNK):
-                rows = slice(start, start + _CHUNK)
-                out[rows] = self.network(torch.from_numpy(x[rows])).numpy()
-        return out
-
-    def export_onnx(self, path: Path) -> None:
-        """Writes one ONNX file: `x` float32 [N, D] to `logits` float32 [N, C], the solver's steps unrolled."""
-        import logging
-        import warnings
-
-        torch = _torch()
-        logger = logging.getLogger("torch.onnx")
-        level = logger.level
-        logger.setLevel(logging.ERROR)  # it remarks on operators that this model has none of
-        example = torch.zeros(2, self.network.inputs)
-        try:
-            with writable(path), warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # torch's, about itself
-                torch.onnx.export(
-                    self.network,
-                    (example,),
-                    str(path),
-                    input_names=["x"],
-                    output_names=["logits"],
-                    dynamo=True,
-                    dynamic_shapes=({0: torch.export.Dim("batch")},),
-                    external_data=False,
-                    opset_version=18,
-                    verbose=False,
-                )
-        finally:
-            logger.setLevel(level)
-
-    def save_native(self, folder: Path) -> None:
-        """Writes `weights.safetensors` and `config.json` into `folder`. Read them again with `load_native`."""
-        from safetensors.torch import save_file
-
-        config = {
-            "format_version": 1,
-            "family": NeuralODE.name,
-            "inputs": self.network.inputs,
-            "binned": len(self.network.bin_column),
-            "classes": self.network.decoder.out_features,
-            "settings": self.settings.model_dump(mode="json"),
-        }
-        with writable(folder):
-            save_file(self.network.state_dict(), str(folder / "weights.safetensors"))
-            text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-            (folder / "config.json").write_text(text, encoding="utf-8")
+    @property
+    def sizes(self) -> dict[str, int]:
+        return super().sizes | {"binned": len(self.network.bin_column)}
 
 
 def load_native(folder: Path) -> TrainedNeuralODE:
@@ -184,51 +116,17 @@ def load_native(folder: Path) -> TrainedNeuralODE:
     Raises:
         BundleError: a file is missing, or weights and config don't fit each other.
     """
-    _torch()
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings = NeuralODESettings.model_validate(config["settings"])
-        with _torch_at(0, None):
-            network = _network_class()(int(config["inputs"]), int(config["classes"]), int(config["binned"]), settings)
-        network.load_state_dict(load_file(str(folder / "weights.safetensors")))
-    except ValidationError as error:
-        raise BundleError(config_error(error, "config.json").problem, where=folder) from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise BundleError(f"holds no neural ODE: {' '.join(str(error).split())}", where=folder) from None
-    network.eval()
-    return TrainedNeuralODE(network, settings)
+    def build(config: dict[str, Any], settings: NeuralODESettings) -> Any:
+        return _network_class()(int(config["inputs"]), int(config["classes"]), int(config["binned"]), settings)
 
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise MissingExtraError("PyTorch", NeuralODE.extra) from None
-    return torch
-
-
-@contextmanager
-def _torch_at(seed: int, threads: int | None) -> Iterator[None]:
-    """torch seeded and with this many threads for a block; the caller's own random state and threads come back."""
-    torch = _torch()
-    before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if threads is not None:
-            torch.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    return TrainedNeuralODE(*load(folder, NeuralODESettings, build, NeuralODE.name))
 
 
 @lru_cache(maxsize=1)
 def _network_class() -> Any:
     """The torch module; made on first use, so that this file imports without torch."""
-    torch = _torch()
+    torch = torch_of(NeuralODE.name)
     nn = torch.nn
 
     class Network(nn.Module):  # type: ignore[name-defined]
@@ -236,7 +134,7 @@ def _network_class() -> Any:
 
         def __init__(self, inputs: int, classes: int, binned: int, settings: NeuralODESettings) -> None:
             super().__init__()
-            self.inputs = inputs
+            self.inputs, self.classes = inputs, classes
             self.encoder = nn.Linear(inputs + binned * settings.bins, settings.hidden)
             self.register_buffer("bin_column", torch.zeros(binned, dtype=torch.int64))
             self.register_buffer("bin_start", torch.zeros(binned, settings.bins))
@@ -314,94 +212,3 @@ def runge_kutta_4(f: Callable[[float, Any], Any], h: Any, t1: float, steps: int)
         k4 = f(t + dt, h + dt * k3)
         h = h + (dt / 6) * (k1 + 2 * (k2 + k3) + k4)
     return h
-
-
-def _undo_class_weights(network: Any, weights: Floats) -> None:
-    """Takes the class weights' tilt out of the output bias.
-
-    A loss weighted by w is least where softmax(z)_c is proportional to w_c p(c | x), so z - ln w gives p(c | x) back:
-    rare classes were learnt with more force, and probabilities still mean what they say. A temperature can't do that.
-    """
-    torch = _torch()
-    present = weights > 0
-    shift = np.log(np.where(present, weights, 1.0)).astype(np.float32)
-    with torch.no_grad():
-        network.decoder.bias -= torch.from_numpy(shift)
-
-
-def _fit(
-    network: Any,
-    settings: NeuralODESettings,
-    train: Standardised,
-    validation: Standardised,
-    context: TrainingContext,
-    order: Any,
-) -> dict[str, Any]:
-    """Trains in place; returns the weights of the best epoch."""
-    torch = _torch()
-    x, y = torch.from_numpy(np.ascontiguousarray(train.x)), torch.from_numpy(np.ascontiguousarray(train.y))
-    weights = torch.from_numpy(np.asarray(context.class_weights, dtype=np.float32))
-    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    size = min(settings.batch_size, max(16, len(y) // _STEPS_AN_EPOCH))
-    total = math.ceil(len(y) / size) * settings.epochs
-    best: dict[str, Any] = {}
-    best_rank, best_epoch, step = (-math.inf, -math.inf), 0, 0
-    for epoch in range(1, settings.epochs + 1):
-        network.train()
-        rows, summed, weighed = torch.randperm(len(y), generator=order), 0.0, 0.0
-        for batch in torch.split(rows, size):
-            for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * _schedule(step, total)
-            step += 1
-            inputs, labels = x[batch], y[batch]
-            if settings.noise:
-                inputs = inputs + settings.noise * torch.randn(inputs.shape, generator=order)
-            losses = torch.nn.functional.cross_entropy(
-                network(inputs), labels, reduction="none", label_smoothing=settings.label_smoothing
-            )
-            weight = weights[labels]
-            loss = (losses * weight).sum() / weight.sum().clamp_min(1e-12)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-            summed += float((losses.detach() * weight).sum())
-            weighed += float(weight.sum())
-        metrics = {"train_loss": summed / max(weighed, 1e-12)} | _validate(network, validation, weights)
-        if not all(math.isfinite(v) for v in metrics.values()):
-            raise ConfigError(
-                f"training diverged in epoch {epoch}",
-                where="learning_rate",
-                remedy=f"lower it (it was {settings.learning_rate:g})",
-            )
-        rank = (round(metrics["val_macro_f1"], 4) if settings.stop_on == "macro_f1" else 0.0, -metrics["val_loss"])
-        if rank > best_rank:
-            best_rank, best_epoch = rank, epoch
-            best = {name: value.detach().clone() for name, value in network.state_dict().items()}
-        context.epoch(epoch, settings.epochs, metrics)
-        if epoch - best_epoch >= settings.patience:
-            break
-    return best
-
-
-def _schedule(step: int, total: int) -> float:
-    """Share of the highest learning rate: a linear rise over the first tenth, then half a cosine down to nearly 0."""
-    warm = max(1, total // 10)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm))) + 1e-3
-
-
-def _validate(network: Any, validation: Standardised, weights: Any) -> dict[str, float]:
-    """Class-weighted loss and macro-F1 (over the classes that have validation rows)."""
-    torch = _torch()
-    network.eval()
-    with torch.inference_mode():
-        chunks = torch.split(torch.from_numpy(np.ascontiguousarray(validation.x)), _CHUNK)
-        logits, y = torch.cat([network(chunk) for chunk in chunks]), torch.from_numpy(validation.y)
-        # A class that training had no row of has weight 0; it can't be learnt, and must not decide when to stop.
-        weight = weights[y]
-        losses = torch.nn.functional.cross_entropy(logits, y, reduction="none") * weight
-        loss = float(losses.sum() / weight.sum().clamp_min(1e-12))
-    confusion = confusion_matrix(validation.y, logits.argmax(1).numpy(), len(weights))
-    return {"val_loss": loss, "val_macro_f1": float(macro_f1(confusion))}
