@@ -14,36 +14,34 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationError
 
-from robustidps.errors import BundleError, ConfigError, DatasetError, MissingExtraError
-from robustidps.evaluation.metrics import confusion_matrix, macro_f1
-from robustidps.families import FamilySettings, Standardised, TrainingContext
+from robustidps.errors import BundleError, MissingExtraError
+from robustidps.families import Standardised, TrainingContext
+from robustidps.models._loop import (
+    BestEpoch,
+    LoopSettings,
+    demand_rows,
+    schedule,
+    validation_figures,
+    weight_shift,
+)
 from robustidps.settings import config_error, writable
 
-__all__ = ["TorchModel", "TorchSettings", "demand_rows", "fit", "load", "torch_at", "torch_of", "undo_class_weights"]
+__all__ = ["TorchModel", "TorchSettings", "fit", "forward", "load", "torch_at", "torch_of", "undo_class_weights"]
 
 Floats = npt.NDArray[np.float32]
 
-_STEPS_AN_EPOCH = 16  # at least, where rows are few: a smaller batch rather than a handful of steps in all
 _CHUNK = 8192  # rows at a time when predicting: fits the cache, and memory stays bounded
 
 
-class TorchSettings(FamilySettings):
+class TorchSettings(LoopSettings):
     """What every family in PyTorch can be told about its training; each gives defaults of its own."""
 
-    epochs: int = Field(default=30, ge=1, le=10_000, description="passes over the training rows at most")
-    patience: int = Field(default=15, ge=1, le=10_000, description="epochs without improvement before stopping")
-    stop_on: Literal["macro_f1", "loss"] = Field(
-        default="macro_f1", description="validation figure that decides which epoch was best; ties go to the loss"
-    )
-    batch_size: int = Field(default=256, ge=1, le=1_000_000, description="rows per step at most")
-    learning_rate: float = Field(default=4e-3, gt=0, le=1, description="highest learning rate, after warming up")
-    weight_decay: float = Field(default=0.1, ge=0, le=10, description="AdamW's decoupled weight decay")
     noise: float = Field(default=0.0, ge=0, le=5, description="standard deviation of noise added to inputs in training")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="probability spread evenly over all classes")
 
@@ -67,14 +65,7 @@ class TorchModel:
 
     def logits(self, x: Floats) -> Floats:
         """Standardised float32 [N, D] to logits float32 [N, C]."""
-        torch = torch_of(self.family)
-        x = np.ascontiguousarray(x, dtype=np.float32)
-        out = np.empty((len(x), self.network.classes), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(x), _CHUNK):
-                rows = slice(start, start + _CHUNK)
-                out[rows] = self.network(torch.from_numpy(x[rows])).numpy()
-        return out
+        return forward(self.network, x)
 
     def export_onnx(self, path: Path) -> None:
         """Writes one ONNX file: `x` float32 [N, D] to `logits` float32 [N, C]."""
@@ -171,23 +162,12 @@ def torch_at(seed: int, threads: int | None, family: str = "") -> Iterator[None]
             torch.set_num_threads(before)
 
 
-def demand_rows(train: Standardised, validation: Standardised) -> None:
-    """Raises DatasetError where there is nothing to train on, or to stop on."""
-    if not len(train) or not len(validation):
-        raise DatasetError("training needs training rows and validation rows")
-
-
 def undo_class_weights(bias: Any, weights: Floats) -> None:
-    """Takes the class weights' tilt out of an output bias [C].
-
-    A loss weighted by w is least where softmax(z)_c is proportional to w_c p(c | x), so z - ln w gives p(c | x) back:
-    rare classes were learnt with more force, and probabilities still mean what they say. A temperature can't do that.
-    """
+    """Takes the class weights' tilt out of an output bias [C]; why, says `weight_shift`."""
     import torch
 
-    shift = np.log(np.where(weights > 0, weights, 1.0)).astype(np.float32)
     with torch.no_grad():
-        bias -= torch.from_numpy(shift)
+        bias -= torch.from_numpy(weight_shift(weights))
 
 
 def fit(
@@ -217,16 +197,15 @@ def fit(
     x, y = torch.from_numpy(np.ascontiguousarray(train.x)), torch.from_numpy(np.ascontiguousarray(train.y))
     weights = torch.from_numpy(np.asarray(context.class_weights, dtype=np.float32))
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    size = min(settings.batch_size, max(16, len(y) // _STEPS_AN_EPOCH))
+    size = settings.batch_for(len(y))
     total = math.ceil(len(y) / size) * settings.epochs
-    best: dict[str, Any] = {}
-    best_rank, best_epoch, step = (-math.inf, -math.inf), 0, 0
+    best, step = BestEpoch(settings), 0
     for epoch in range(1, settings.epochs + 1):
         network.train()
         rows, summed, weighed = torch.randperm(len(y), generator=order), 0.0, 0.0
         for batch in torch.split(rows, size):
             for group in optimiser.param_groups:
-                group["lr"] = settings.learning_rate * _schedule(step, total)
+                group["lr"] = settings.learning_rate * schedule(step, total)
             step += 1
             inputs, labels = x[batch], y[batch]
             if settings.noise:
@@ -244,43 +223,26 @@ def fit(
             optimiser.step()
             summed += float((losses.detach() * weight).sum())
             weighed += float(weight.sum())
-        metrics = {"train_loss": summed / max(weighed, 1e-12)} | _validate(network, validation, weights)
-        if not all(math.isfinite(v) for v in metrics.values()):
-            raise ConfigError(
-                f"training diverged in epoch {epoch}",
-                where="learning_rate",
-                remedy=f"lower it (it was {settings.learning_rate:g})",
-            )
-        rank = (round(metrics["val_macro_f1"], 4) if settings.stop_on == "macro_f1" else 0.0, -metrics["val_loss"])
-        if rank > best_rank:
-            best_rank, best_epoch = rank, epoch
-            best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        metrics = {"train_loss": summed / max(weighed, 1e-12)}
+        metrics |= validation_figures(forward(network, validation.x), validation.y, context.class_weights)
+        if best.better(epoch, metrics):
+            best.keep = {name: value.detach().clone() for name, value in network.state_dict().items()}
         context.epoch(epoch, settings.epochs, metrics)
-        if epoch - best_epoch >= settings.patience:
+        if best.over(epoch):
             break
-    network.load_state_dict(best)
+    network.load_state_dict(best.keep)
     network.eval()
 
 
-def _schedule(step: int, total: int) -> float:
-    """Share of the highest learning rate: a linear rise over the first tenth, then half a cosine down to nearly 0."""
-    warm = max(1, total // 10)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm))) + 1e-3
-
-
-def _validate(network: Any, validation: Standardised, weights: Any) -> dict[str, float]:
-    """Class-weighted loss and macro-F1 (over the classes that have validation rows)."""
+def forward(network: Any, x: Floats) -> Floats:
+    """Logits float32 [N, C] of a module in evaluation mode, for rows float32 [N, D], in blocks."""
     import torch
 
     network.eval()
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    out = np.empty((len(x), network.classes), np.float32)
     with torch.inference_mode():
-        chunks = torch.split(torch.from_numpy(np.ascontiguousarray(validation.x)), _CHUNK)
-        logits, y = torch.cat([network(chunk) for chunk in chunks]), torch.from_numpy(validation.y)
-        # A class that training had no row of has weight 0; it can't be learnt, and must not decide when to stop.
-        weight = weights[y]
-        losses = torch.nn.functional.cross_entropy(logits, y, reduction="none") * weight
-        loss = float(losses.sum() / weight.sum().clamp_min(1e-12))
-    confusion = confusion_matrix(validation.y, logits.argmax(1).numpy(), len(weights))
-    return {"val_loss": loss, "val_macro_f1": float(macro_f1(confusion))}
+        for start in range(0, len(x), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            out[rows] = network(torch.from_numpy(x[rows])).numpy()
+    return out

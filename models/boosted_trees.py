@@ -27,9 +27,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from robustidps.errors import BundleError, DatasetError, MissingExtraError
+from robustidps.errors import BundleError, MissingExtraError
 from robustidps.evaluation.metrics import confusion_matrix, macro_f1
 from robustidps.families import FamilySettings, Standardised, TrainingContext
+from robustidps.models._loop import demand_rows, weight_shift
 from robustidps.settings import writable
 
 __all__ = ["BoostedTrees", "BoostedTreesSettings", "TrainedTrees", "load_native"]
@@ -80,8 +81,7 @@ class BoostedTrees:
             DatasetError: no rows to train on, or to stop on.
         """
         lightgbm = _lightgbm()
-        if not len(train) or not len(validation):
-            raise DatasetError("boosted trees need training rows and validation rows")
+        demand_rows(train, validation)
         weights = np.asarray(context.class_weights, np.float64)
         # A class that training has no row of has weight 0, and LightGBM wants some weight in the validation part.
         parts = [
@@ -118,8 +118,7 @@ class BoostedTrees:
             ],
         )
         text = booster.model_to_string(num_iteration=booster.best_iteration or settings.rounds)
-        present = weights > 0
-        shift = np.log(np.where(present, weights, 1.0)).astype(np.float32)
+        shift = weight_shift(context.class_weights)
         return TrainedTrees(_with_float32_thresholds(text), shift, settings, train.x.shape[1])
 
 

@@ -32,10 +32,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from robustidps.families import FamilySettings, Standardised, TrainingContext
+from robustidps.models._loop import demand_rows
 from robustidps.models._torch import (
     TorchModel,
     TorchSettings,
-    demand_rows,
     fit,
     load,
     torch_at,
