@@ -125,9 +125,9 @@ class TrainedFlaxMLP:
         """Writes `weights.safetensors` and `config.json`. Read them again with `load_native`."""
         from safetensors.numpy import save_file
 
-        tensors = {
-            f"{kind}{k}": np.ascontiguousarray(v) for k, pair in enumerate(self.layers) for kind, v in _named(pair)
-        }
+        tensors = {}
+        for k, (matrix, bias) in enumerate(self.layers):
+            tensors |= {f"kernel{k}": np.ascontiguousarray(matrix), f"bias{k}": np.ascontiguousarray(bias)}
         config = {"format_version": 1, "family": FlaxMLP.name, "settings": self.settings.model_dump(mode="json")}
         with writable(folder):
             save_file(tensors, str(folder / "weights.safetensors"))
