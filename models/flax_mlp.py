@@ -125,7 +125,7 @@ class TrainedFlaxMLP:
         """Writes `weights.safetensors` and `config.json`. Read them again with `load_native`."""
         from safetensors.numpy import save_file
 
-        tensors = {}
+        tensors: dict[str, Floats] = {}
         for k, (matrix, bias) in enumerate(self.layers):
             tensors |= {f"kernel{k}": np.ascontiguousarray(matrix), f"bias{k}": np.ascontiguousarray(bias)}
         config = {"format_version": 1, "family": FlaxMLP.name, "settings": self.settings.model_dump(mode="json")}
