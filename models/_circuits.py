@@ -55,7 +55,7 @@ def on_device(
     qubits = angles.shape[1]
     try:
         device = qml.device(name, wires=qubits, **options)
-    except (qml.DeviceError, TypeError, ValueError, ImportError) as error:
+    except (qml.exceptions.DeviceError, TypeError, ValueError, ImportError) as error:
         raise ConfigError(
             f"PennyLane has no usable device {printable(name, 60)!r}: {printable(error)}",
             remedy="install the plugin that brings it (docs/quantum.md)",
