@@ -95,6 +95,10 @@ class TrainedQuantum(TorchModel):
         """Angles of the rotations in radians, float64 [L, n, 3], as StronglyEntanglingLayers takes them."""
         return self.network.weights.detach().numpy().astype(np.float64)
 
+    def figures(self, x: Floats) -> dict[str, float]:
+        """Qubits and depth of the circuit (see `circuit_depth`), whatever the rows."""
+        return {"qubits": float(self.settings.qubits), "circuit_depth": float(circuit_depth(self.settings))}
+
     def angles(self, x: Floats) -> npt.NDArray[np.float64]:
         """Embedding angles in radians, float64 [N, n], of standardised rows float32 [N, D]."""
         import torch

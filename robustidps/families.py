@@ -33,6 +33,7 @@ __all__ = [
     "GROUP",
     "FamilyInfo",
     "FamilySettings",
+    "MeasuredModel",
     "ModelFamily",
     "Standardised",
     "TrainedModel",
@@ -94,6 +95,17 @@ class TrainedModel(Protocol):
 
     def save_native(self, folder: Path) -> None:
         """Writes the framework's own artefact, pickle-free, into an existing empty folder."""
+
+
+@runtime_checkable
+class MeasuredModel(Protocol):
+    """A trained model that has figures of its own; offering them is optional."""
+
+    def figures(self, x: Floats) -> dict[str, float]:
+        """Finite figures by name, such as firing rates or qubits, of the model or of how it treats these rows.
+
+        `training` asks with the standardised validation rows [N, D], N >= 1, and keeps them with the version's metrics.
+        """
 
 
 @runtime_checkable

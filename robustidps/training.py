@@ -23,7 +23,14 @@ from robustidps.calibration import expected_calibration_error, fit_temperature, 
 from robustidps.decisions import decide, fit_thresholds
 from robustidps.errors import ConfigError, DatasetError, ModelValidationError, SchemaError, VersionExistsError
 from robustidps.evaluation.metrics import accuracy, confusion_matrix, false_positive_rate, macro_f1
-from robustidps.families import FamilySettings, ModelFamily, Standardised, TrainedModel, TrainingContext
+from robustidps.families import (
+    FamilySettings,
+    MeasuredModel,
+    ModelFamily,
+    Standardised,
+    TrainedModel,
+    TrainingContext,
+)
 from robustidps.preprocessing import Preprocessing
 from robustidps.progress import Progress, silent
 from robustidps.registry.metadata import MAX_TOOLS, ModelMetadata, TrainingFacts, check_version
@@ -49,7 +56,7 @@ Epoch = Callable[[int, int, dict[str, float]], None]
 class Fitted:
     """A trained model with everything the library learnt around it, before it becomes a bundle.
 
-    metrics: the figures on validation rows, each name beginning with `val_`.
+    metrics: the figures on validation rows, each name beginning with `val_`, and those that the model gives of itself.
     history: one entry an epoch: {"epoch": 1, "train_loss": .., "val_loss": .., ..}.
     """
 
@@ -230,7 +237,9 @@ def fit(
     temperature = fit_temperature(logits, rows[1].y)
     probabilities = softmax(logits, temperature)
     thresholds = fit_thresholds(probabilities, validation.labels, train.schema, alert_budget)
-    metrics = _validation_figures(logits, probabilities, thresholds, temperature, validation)
+    progress("measuring", 0, None)
+    metrics = _own_figures(family, trained, rows[1].x)
+    metrics |= _validation_figures(logits, probabilities, thresholds, temperature, validation)
     return Fitted(train.schema, preprocessing, trained, temperature, thresholds, metrics, history)
 
 
@@ -299,6 +308,16 @@ def _demand_trainable(train: TrafficSet, validation: TrafficSet) -> None:
         raise DatasetError(
             f"no row is {train.schema.benign!r}", where="training traffic", remedy="add benign traffic to it"
         )
+
+
+def _own_figures(family: ModelFamily, trained: TrainedModel, x: npt.NDArray[np.float32]) -> dict[str, float]:
+    if not isinstance(trained, MeasuredModel):
+        return {}
+    figures = {str(name): float(value) for name, value in trained.figures(x).items()}
+    wrong = [name for name, value in figures.items() if not np.isfinite(value)]
+    if wrong:
+        raise ModelValidationError(f"its figures {wrong} aren't finite", where=f"family {family.name}")
+    return figures
 
 
 def _validation_figures(

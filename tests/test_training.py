@@ -89,6 +89,7 @@ def test_curves_are_kept_and_told(tmp_path):
         "fitting preprocessing",
         "training linear",
         "calibrating",
+        "measuring",
         "describing training traffic",
         "writing bundle",
     ]
@@ -175,6 +176,32 @@ def test_a_family_that_gives_something_else_than_logits_is_named(tmp_path):
 
     with pytest.raises(ModelValidationError, match=r"family narrow: .*expected \(900, 4\)"):
         make(tmp_path / "b", family=Narrow())
+    assert not list(tmp_path.iterdir())
+
+
+class Measured(Linear):
+    """A family whose models have a figure of their own."""
+
+    value = 4.0
+
+    def train(self, settings, train, validation, context):
+        trained = super().train(settings, train, validation, context)
+        trained.figures = lambda x: {"columns": self.value * x.shape[1], "val_accuracy": 1.0}
+        return trained
+
+
+def test_figures_that_a_model_gives_of_itself_are_kept_with_the_versions_own(tmp_path):
+    figures = make(tmp_path / "b", family=Measured()).bundle.metadata.performance_metrics
+    assert figures["columns"] == 4 * TOY.standardised_dim
+    assert figures["val_accuracy"] < 1  # what the library measures can't be talked over
+
+
+def test_a_figure_that_is_no_number_is_refused(tmp_path):
+    class Vague(Measured):
+        value = float("nan")
+
+    with pytest.raises(ModelValidationError, match="columns"):
+        make(tmp_path / "b", family=Vague())
     assert not list(tmp_path.iterdir())
 
 

@@ -65,6 +65,11 @@ def test_the_depth_that_is_logged_is_pennylanes(qubits):
     assert circuit_depth(settings) == specs["resources"].depth
 
 
+def test_qubits_and_depth_are_its_figures(model):
+    depth = circuit_depth(model.settings)
+    assert model.figures(np.zeros((1, 6), np.float32)) == {"qubits": 4, "circuit_depth": depth}
+
+
 def test_the_compiled_circuit_says_what_the_circuit_says(model):
     t = angles(4, 50)
     with torch.no_grad():

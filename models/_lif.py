@@ -1,0 +1,310 @@
+"""A spiking network as arrays, and the two files that it is handed on in: an ONNX graph and a NIR graph.
+
+    LIFNetwork          layers of weights, biases, decay and threshold; steps and input coding
+    write_onnx          all steps unrolled, for ONNX Runtime
+    write_nir, read_nir the Neuromorphic Intermediate Representation (Pedersen et al., "Neuromorphic intermediate
+                        representation", Nature Communications 15, 8122 (2024)), for Lava and other neuromorphic tools
+
+The equations are in `spiking.py`. In NIR they are input -> (Affine -> LIF) .. -> output with
+
+    tau dv/dt = (v_leak - v) + r I,  spike where v > v_threshold, then v = v_reset
+
+which in steps of dt is v <- (1 - dt/tau) v + (dt/tau) r I: hence tau = dt / (1 - beta) and r = tau / dt, and v_leak and
+v_reset are 0. NIR itself says nothing about steps, so `metadata` of the graph does: `dt` in seconds, `T`, `reset`
+("zero"), `coding` ("direct" or "latency") and `span` of the input, `readout`. Arrays are float64, and hold exactly what
+the float32 model holds. Nodes have no order of their own; a reader has to walk the edges.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from robustidps.errors import BundleError, MissingExtraError, printable
+from robustidps.settings import writable
+
+__all__ = ["DT", "THRESHOLD", "LIFLayer", "LIFNetwork", "read_nir", "write_nir", "write_onnx"]
+
+Doubles = npt.NDArray[np.float64]
+
+THRESHOLD = 1.0
+"""Potential above which a neuron fires. Weights scale with it, so another one would make no other model."""
+DT = 1e-3
+"""Seconds that a time step stands for in NIR. It has no influence on what is computed."""
+
+MAX_BYTES = 512 * 2**20
+MAX_STEPS = 1000
+_MAX_OBJECTS, _MAX_DEPTH = 1000, 6
+
+
+@dataclass(frozen=True, eq=False)
+class LIFLayer:
+    """weights: float64 [outputs, inputs]. bias: float64 [outputs]. beta in [0, 1), threshold > 0."""
+
+    weights: Doubles
+    bias: Doubles
+    beta: float
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class LIFNetwork:
+    """Layers from input to output; `steps` T, input `coding`, and the `span` of latency coding."""
+
+    layers: tuple[LIFLayer, ...]
+    steps: int
+    coding: Literal["direct", "latency"]
+    span: float
+
+    @property
+    def inputs(self) -> int:
+        """D, features; latency coding makes two inputs of each."""
+        width: int = self.layers[0].weights.shape[1]
+        return width // 2 if self.coding == "latency" else width
+
+
+def write_onnx(path: Path, network: LIFNetwork) -> None:
+    """Writes `x` float32 [N, D] to `logits` float32 [N, C], the spike counts, with a node for each operation and step.
+
+    A layer's steps go through its matrix at once: spikes of all steps lie side by side, [N, T H], and are seen as
+    [N T, H] for the product. Node by node rather than through torch's exporter, which takes half a minute for as much.
+
+    Raises:
+        StorageError: full disk, read-only folder.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes: list[Any] = []
+    constants: dict[str, Any] = {}
+
+    def constant(name: str, value: npt.ArrayLike, dtype: type = np.float32) -> str:
+        constants[name] = numpy_helper.from_array(np.asarray(value, dtype), name)
+        return name
+
+    def node(operator: str, *inputs: str, outputs: list[str] | None = None, **attributes: Any) -> str:
+        outputs = outputs or [f"{operator}_{len(nodes)}"]
+        nodes.append(helper.make_node(operator, list(inputs), outputs, **attributes))
+        return outputs[0]
+
+    def product(value: str, k: int, dtype: type) -> str:
+        weights, bias = network.layers[k].weights, network.layers[k].bias
+        return node("Gemm", value, constant(f"W{k}", weights, dtype), constant(f"b{k}", bias, dtype), transB=1)
+
+    steps, fired = network.steps, list[str]()
+    zero = constant("zero", 0)
+    if network.coding == "latency":
+        one, never = constant("one", 1), constant("never", -1)
+        both = node("Concat", "x", node("Neg", "x"), axis=1)
+        share = node("Clip", node("Mul", both, constant("scale", 1 / network.span)), zero, one)
+        time = node("Round", node("Mul", node("Sub", one, share), constant("last", steps - 1)))
+        time = node("Where", node("Greater", both, zero), time, never)
+        fired = [node("Equal", time, constant(f"t{t}", t)) for t in range(steps)]
+    for k, layer in enumerate(network.layers):
+        outputs, inputs = layer.weights.shape
+        if fired:
+            value = node("Cast", node("Concat", *fired, axis=1), to=TensorProto.FLOAT)
+            value = product(node("Reshape", value, constant(f"rows{k}", [-1, inputs], np.int64)), k, np.float32)
+            value = node("Reshape", value, constant(f"back{k}", [-1, steps * outputs], np.int64))
+            currents = [f"I{k}_{t}" for t in range(steps)]
+            node("Split", value, outputs=currents, axis=1, num_outputs=steps)
+        else:
+            value = product(node("Cast", "x", to=TensorProto.DOUBLE), k, np.float64)
+            currents = [node("Cast", value, to=TensorProto.FLOAT)] * steps
+        fired, held = [], ""
+        beta, threshold = constant(f"beta{k}", layer.beta), constant(f"threshold{k}", layer.threshold)
+        for t, current in enumerate(currents):
+            potential = node("Add", node("Mul", held, beta), current) if held else current
+            fired.append(node("Greater", potential, threshold))
+            held = node("Where", fired[-1], zero, potential) if t < steps - 1 else ""
+    value = node("Cast", node("Concat", *fired, axis=1), to=TensorProto.FLOAT)
+    value = node("Reshape", value, constant("shape", [-1, steps, outputs], np.int64))
+    node("ReduceSum", value, constant("axis", [1], np.int64), outputs=["logits"], keepdims=0)
+    graph = helper.make_graph(
+        nodes,
+        "spiking",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", network.inputs])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", outputs])],
+        list(constants.values()),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with writable(path):
+        onnx.save(model, str(path))
+
+
+def write_nir(path: Path, network: LIFNetwork) -> None:
+    """Writes the network as a NIR graph; see this module's text.
+
+    Raises:
+        MissingExtraError: nir isn't installed. StorageError: full disk, read-only folder.
+    """
+    nir = _nir()
+    nodes: dict[str, Any] = {"input": nir.Input(input_type={"input": np.array([network.layers[0].weights.shape[1]])})}
+    for k, layer in enumerate(network.layers):
+        one = np.ones(len(layer.bias))
+        tau = DT / (1 - layer.beta)
+        nodes[f"affine_{k}"] = nir.Affine(weight=layer.weights, bias=layer.bias)
+        nodes[f"lif_{k}"] = nir.LIF(
+            tau=tau * one,
+            r=tau / DT * one,
+            v_leak=0 * one,
+            v_threshold=layer.threshold * one,
+            v_reset=0 * one,
+        )
+    nodes["output"] = nir.Output(output_type={"output": np.array([len(network.layers[-1].bias)])})
+    names = list(nodes)
+    graph = nir.NIRGraph(nodes=nodes, edges=list(pairwise(names)))
+    graph.metadata = {
+        "dt": DT,
+        "T": network.steps,
+        "reset": "zero",
+        "coding": network.coding,
+        "span": network.span,
+        "readout": "spike count of each output; the lowest index wins a tie",
+    }
+    with writable(path):
+        nir.write(path, graph)
+
+
+def read_nir(path: Path) -> LIFNetwork:
+    """The network in a NIR file that `write_nir`, or another tool in the same manner, has written.
+
+    Raises:
+        BundleError: it can't be read, isn't a plain chain of Affine and LIF, or holds figures that make no sense.
+        MissingExtraError: nir isn't installed.
+    """
+    nir = _nir()
+    _check_file(path)
+    try:
+        graph = nir.read(path)
+    except Exception as error:  # noqa: BLE001 - nir asserts, indexes and decodes; whatever it raises, it isn't NIR
+        raise BundleError(f"isn't a NIR graph: {printable(error) or type(error).__name__}", where=path) from None
+    chain = _walk(graph, path)
+    meta = graph.metadata
+    dt, steps, span = (_number(meta.get(key, 0.0), f"metadata {key!r}", path) for key in ("dt", "T", "span"))
+    coding = meta.get("coding")
+    if dt <= 0 or not 1 <= steps <= MAX_STEPS or steps != int(steps):
+        raise BundleError(f"has dt {dt:g} and T {steps:g}: a time over 0 and 1 to {MAX_STEPS} are needed", where=path)
+    if meta.get("reset") != "zero":
+        raise BundleError(f"resets by {printable(meta.get('reset'), 60)!r}, not to zero", where=path)
+    if coding not in ("direct", "latency") or (coding == "latency" and span <= 0):
+        raise BundleError(f"has input coding {printable(coding, 60)!r} with span {span:g}", where=path)
+    layers = []
+    for affine, lif in zip(chain[::2], chain[1::2], strict=True):
+        layers.append(_layer(graph.nodes[affine], graph.nodes[lif], f"{affine}, {lif}", dt, path))
+    if coding == "latency" and layers[0].weights.shape[1] % 2:
+        raise BundleError("has an odd number of inputs, where latency coding makes two of each feature", where=path)
+    return LIFNetwork(tuple(layers), int(steps), coding, span)
+
+
+def _check_file(path: Path) -> None:
+    """Refuses what would make a reader allocate without limit, go round in circles, or open another file."""
+    import h5py
+
+    found = size = 0
+
+    def visit(group: Any, depth: int) -> None:
+        nonlocal found, size
+        if depth > _MAX_DEPTH:
+            raise ValueError("groups lie too deep in each other, or in themselves")
+        for name in group:
+            found += 1
+            if found > _MAX_OBJECTS:
+                raise ValueError(f"holds more than {_MAX_OBJECTS} objects")
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{printable(name, 60)!r} is a link")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                visit(item, depth + 1)
+                continue
+            if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
+                raise ValueError(f"{printable(name, 60)!r} isn't plain data of this file")
+            size += item.size * item.dtype.itemsize
+            if size > MAX_BYTES:
+                raise ValueError(f"holds arrays of more than {MAX_BYTES >> 20} MiB")
+
+    try:
+        with h5py.File(path, "r") as file:
+            visit(file, 1)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise BundleError(f"isn't a NIR file that can be read: {printable(error)}", where=path) from None
+
+
+def _walk(graph: Any, path: Path) -> list[str]:
+    """Names of the nodes between input and output, in the order of the edges: Affine, LIF, Affine, LIF, .."""
+    kinds = {name: type(node).__name__ for name, node in getattr(graph, "nodes", {}).items()}
+    unknown = {printable(name, 60): kind for name, kind in kinds.items() if kind not in _KINDS}
+    if unknown:
+        raise BundleError(f"has nodes that a chain of Affine and LIF has no place for: {unknown}", where=path)
+    starts = [name for name, kind in kinds.items() if kind == "Input"]
+    following: dict[str, str] = {}
+    for here, there in getattr(graph, "edges", []):
+        if here in following or here not in kinds or there not in kinds:
+            raise BundleError(f"node {printable(here, 60)!r} has no single next node", where=path)
+        following[here] = there
+    if len(starts) != 1 or len(set(following.values())) != len(following):
+        raise BundleError("has several inputs, or paths that meet: a loop, or no plain chain", where=path)
+    chain = list(starts)
+    while chain[-1] in following and len(chain) <= len(kinds):
+        chain.append(following[chain[-1]])
+    order = [kinds[name] for name in chain]
+    if len(chain) != len(kinds) or order != ["Input", *["Affine", "LIF"] * ((len(chain) - 2) // 2), "Output"]:
+        raise BundleError(f"isn't input, Affine, LIF, .., output, each once: {order[:12]}", where=path)
+    if len(chain) < 4:
+        raise BundleError("has no layer", where=path)
+    return chain[1:-1]
+
+
+_KINDS = {"Input", "Affine", "LIF", "Output"}
+
+
+def _layer(affine: Any, lif: Any, label: str, dt: float, path: Path) -> LIFLayer:
+    values = {key: np.asarray(getattr(affine, key)) for key in ("weight", "bias")}
+    values |= {key: np.asarray(getattr(lif, key)) for key in ("tau", "r", "v_leak", "v_threshold", "v_reset")}
+    n = values["weight"].shape[:1]
+    for key, value in values.items():
+        if value.dtype.kind not in "fiu" or not np.isfinite(value).all():
+            raise BundleError(f"{label}: {key} holds something that is no finite number", where=path)
+        if (value.ndim != 2) if key == "weight" else (value.shape != n):
+            raise BundleError(
+                f"{label}: {key} has shape {value.shape}, beside weights {values['weight'].shape}", where=path
+            )
+    tau, r, leak, threshold, reset = (
+        _same(values[key], f"{label}: {key}", path) for key in ("tau", "r", "v_leak", "v_threshold", "v_reset")
+    )
+    if not (tau >= dt and threshold > 0 and leak == reset == 0 and math.isclose(r * dt, tau, rel_tol=1e-9)):
+        raise BundleError(
+            f"{label}: tau {tau:g}, r {r:g}, v_leak {leak:g}, v_reset {reset:g}, v_threshold {threshold:g} at dt "
+            f"{dt:g} is no neuron that leaks to and starts from zero, with r = tau / dt",
+            where=path,
+        )
+    # Twelve decimals are exact for multiples of 1/4096, and more than the division leaves for others.
+    beta = round(1 - dt / tau, 12)
+    weight, bias = (np.array(values[key], np.float64) for key in ("weight", "bias"))
+    return LIFLayer(weight, bias, beta, threshold)
+
+
+def _same(values: npt.NDArray[Any], label: str, path: Path) -> float:
+    if not values.size or (values != values.flat[0]).any():
+        raise BundleError(f"{label} differs between the neurons of a layer, which Loihi's neurons can't", where=path)
+    return float(values.flat[0])
+
+
+def _number(value: Any, label: str, path: Path) -> float:
+    if not isinstance(value, int | float | np.integer | np.floating) or not math.isfinite(value):
+        raise BundleError(f"{label} is {printable(value, 60)!r}, not a number", where=path)
+    return float(value)
+
+
+def _nir() -> Any:
+    try:
+        import nir
+    except ImportError:
+        raise MissingExtraError("nir", "spiking") from None
+    return nir
