@@ -12,9 +12,10 @@ D standardised features, L layers of `hidden` sizes and C, T = `steps`. s_0, wha
               from 0, the others never; what is far from usual comes early, and only one of the two comes at all
 
 The class is that of the output neuron with most spikes; of several, the one with the lowest index, benign being 0.
-Nothing else breaks a tie, a membrane potential least of all: counts are whole numbers, and so the same in PyTorch, in
-ONNX, in Lava and on the chip. For that reason nothing can be subtracted from them after training either. The tilt of
-class weights (`weight_shift`) is therefore added to the counts while training, and left out when it is over.
+Nothing else breaks a tie, a membrane potential least of all: counts are whole numbers, which PyTorch, ONNX Runtime and
+Lava's simulation can agree on to the last one. For that reason nothing can be subtracted from them after training
+either. The tilt of class weights (`weight_shift`) is therefore added to the counts while training, and left out when it
+is over.
 
 One beta and threshold a layer, and reset to zero: that is what Lava's LIF computes, spike for spike. Learnt or
 per-neuron decay and reset by subtraction have no counterpart there, hence no setting here. beta is rounded to 1/4096,
@@ -29,7 +30,7 @@ Training is that of all families in PyTorch (`_torch.py`). It needs no loop of m
 its matrix at once, and time is unrolled by hand, backwards too. The derivative of a spike is replaced by snnTorch's
 arctangent surrogate; snnTorch's own network is the oracle in the tests.
 
-    _lif.py            the trained network as arrays: its ONNX graph, NIR file and input coding come from it
+The trained network as arrays, and the ONNX and NIR files made from them, are in `_lif.py`.
 """
 
 from __future__ import annotations
