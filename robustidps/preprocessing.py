@@ -14,13 +14,15 @@ digit also where a column hardly varies, everything between the two casts is flo
         onehot = (1 - sum(known), *known)                         an index that is no word's means "other"
     z = concat(v, onehot, onehot, ..)                             float32 [D], D = schema.standardised_dim
 
+For a model that takes raw features (`raw()`), z is x with its missing values filled in, and D = F.
+
 Mean, gain and the medians come from training rows alone. A column that was constant in training says nothing, and its
 gain of 0 keeps a later value of it from pushing an untrained weight about. Clipping bounds what one absurd value does.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,7 @@ class Preprocessing:
     mean, gain: float64 [K], of the values after the logarithm; gain 0 marks a column that was constant.
     categorical: int64 [M], the raw columns that are one-hot encoded.
     words: int64 [M], the number V of words in each one's vocabulary (V + 1 output columns).
+    fills_only: nothing is done but to fill in missing values; D is F.
     """
 
     names: tuple[str, ...]
@@ -65,6 +68,7 @@ class Preprocessing:
     categorical: npt.NDArray[np.int64]
     words: npt.NDArray[np.int64]
     clip: float = CLIP
+    fills_only: bool = False
 
     @property
     def input_dim(self) -> int:
@@ -74,6 +78,8 @@ class Preprocessing:
     @property
     def output_dim(self) -> int:
         """D."""
+        if self.fills_only:
+            return self.input_dim
         return len(self.numeric) + int((self.words + 1).sum())
 
     @classmethod
@@ -110,6 +116,10 @@ class Preprocessing:
         words = np.array([len(schema.features[i].vocabulary) for i in categorical], np.int64)
         return cls(names, fill, refuse, numeric, log, mean, gain, categorical, words)
 
+    def raw(self) -> Preprocessing:
+        """The same rules for missing values, for a model that does everything else itself."""
+        return replace(self, fills_only=True)
+
     def transform(self, x: npt.ArrayLike) -> Floats32:
         """Raw float32 [N, F] to standardised float32 [N, D].
 
@@ -125,6 +135,9 @@ class Preprocessing:
 
     def _transform(self, raw: Floats32, out: Floats32) -> None:
         raw = np.where(np.isnan(raw), self.fill, raw)
+        if self.fills_only:
+            out[:] = raw
+            return
         values = raw[:, self.numeric].astype(np.float64)
         values[:, self.log] = _signed_log(values[:, self.log])
         k = len(self.numeric)
@@ -137,6 +150,8 @@ class Preprocessing:
 
     def column_names(self) -> list[str]:
         """The D names of what `transform` gives: `duration`, .., `protocol=0` (other), `protocol=1`, .."""
+        if self.fills_only:
+            return list(self.names)
         names = [self.names[i] for i in self.numeric]
         for column, words in zip(self.categorical, self.words, strict=True):
             names += [f"{self.names[column]}={k}" for k in range(words + 1)]
@@ -147,6 +162,7 @@ class Preprocessing:
         return {
             "names": list(self.names),
             "clip": self.clip,
+            "fills_only": self.fills_only,
             **{key: getattr(self, key).tolist() for key in _ARRAYS},
         }
 
@@ -159,7 +175,12 @@ class Preprocessing:
         """
         try:
             arrays = {key: np.asarray(content[key], dtype=dtype) for key, dtype in _ARRAYS.items()}
-            made = cls(names=tuple(content["names"]), clip=float(content["clip"]), **arrays)
+            made = cls(
+                names=tuple(content["names"]),
+                clip=float(content["clip"]),
+                fills_only=bool(content.get("fills_only")),
+                **arrays,
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise SchemaError(f"is not a fitted preprocessing: {error!r}") from None
         f, k, m = len(made.names), len(made.numeric), len(made.categorical)

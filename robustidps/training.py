@@ -41,7 +41,7 @@ from robustidps.traffic.trafficset import TrafficSet
 if TYPE_CHECKING:
     from robustidps.bundle import Bundle
 
-__all__ = ["Fitted", "TrainingResult", "class_weights", "fit", "train_bundle"]
+__all__ = ["Fitted", "TrainingResult", "class_weights", "even_sample", "fit", "train_bundle"]
 
 PARITY_ROWS = 2000
 """Validation rows that the parity gate is tried on, drawn evenly over classes as far as they go."""
@@ -180,7 +180,7 @@ def train_bundle(
         trained=fitted.trained,
         preprocessing=fitted.preprocessing,
         temperature=fitted.temperature,
-        rows=_even_sample(validation, PARITY_ROWS, settings.seed),
+        rows=even_sample(validation, PARITY_ROWS, settings.seed),
         reference=reference,
     )
     progress("writing bundle", 1, 1)
@@ -345,7 +345,7 @@ def _validation_figures(
     return {name: float(value) for name, value in figures.items()}
 
 
-def _even_sample(traffic: TrafficSet, most: int, seed: int) -> TrafficSet:
+def even_sample(traffic: TrafficSet, most: int, seed: int) -> TrafficSet:
     """At most `most` rows, as evenly over classes as they go, in random order."""
     if len(traffic) <= most:
         return traffic

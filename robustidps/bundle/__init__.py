@@ -8,7 +8,7 @@ other, and only then does ONNX Runtime see anything; the golden rows it has to r
 
     files.py     what may lie in the folder, the digest    graph.py      composing the graph
     audit.py     what may stand in the graph               parity.py     the gate
-    session.py   running it                                docs/bundle.md   the format in words
+    session.py   running it                                trial.py      a stranger's graph, tried in its own process
 """
 
 from __future__ import annotations
@@ -315,7 +315,8 @@ def _completed(
             f"the schema {schema.input_dim} x {schema.output_dim}",
             where=schema.name,
         )
-    if (preprocessing.input_dim, preprocessing.output_dim) != (schema.input_dim, schema.standardised_dim):
+    width = schema.input_dim if preprocessing.fills_only else schema.standardised_dim
+    if (preprocessing.input_dim, preprocessing.output_dim) != (schema.input_dim, width):
         raise SchemaError("the preprocessing was fitted for another schema", where=schema.name)
     if metadata.schema_digest not in ("", schema.digest):
         raise SchemaError("metadata names another schema's digest", where=schema.name)

@@ -25,7 +25,7 @@ from robustidps.errors import BundleError, printable
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["INPUT", "MAX_BYTES", "OPERATORS", "OUTPUT", "ModelFacts", "audit"]
+__all__ = ["INPUT", "MAX_BYTES", "OPERATORS", "OUTPUT", "ModelFacts", "audit", "parse", "read_limited"]
 
 INPUT, OUTPUT = "features", "probabilities"
 MAX_BYTES = 512 * 2**20
@@ -81,19 +81,20 @@ class ModelFacts:
     parameters: int
 
 
-def audit(source: Path | bytes, *, where: object | None = None) -> ModelFacts:
+def audit(source: Path | bytes, *, where: object | None = None, names: tuple[str, str] = (INPUT, OUTPUT)) -> ModelFacts:
     """Refuses whatever isn't a plain classifier over features (see this module's docstring).
 
     Args:
         source: the file, or its bytes where they have been read already (so that what is judged is what is loaded).
         where: what to call it in an error.
+        names: what input and output have to be called.
 
     Raises:
         BundleError: names what was found and, where it is in a node, that node.
     """
     where = where or (source if isinstance(source, Path) else "model.onnx")
-    data = _read(source, where) if isinstance(source, Path) else source
-    model = _parse(data, where)
+    data = read_limited(source, where) if isinstance(source, Path) else source
+    model = parse(data, where)
     opset = _check_header(model, where)
     operators: Counter[str] = Counter()
     for node in model.graph.node:
@@ -101,11 +102,12 @@ def audit(source: Path | bytes, *, where: object | None = None) -> ModelFacts:
     parameters = sum(_check_tensor(t, where) for t in model.graph.initializer)
     if model.graph.sparse_initializer:
         raise BundleError("holds sparse initialisers", where=where)
-    input_dim, output_dim = _check_signature(model.graph, where)
+    input_dim, output_dim = _check_signature(model.graph, where, names)
     return ModelFacts(input_dim, output_dim, opset, dict(operators), parameters)
 
 
-def _read(path: Path, where: object) -> bytes:
+def read_limited(path: Path, where: object) -> bytes:
+    """The file's bytes. Raises BundleError when it is too large for a bundle, or can't be read."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BundleError(f"is larger than {MAX_BYTES >> 20} MiB", where=where)
@@ -114,7 +116,8 @@ def _read(path: Path, where: object) -> bytes:
         raise BundleError(f"can't be read: {error.strerror}", where=where) from None
 
 
-def _parse(data: bytes, where: object) -> onnx.ModelProto:
+def parse(data: bytes, where: object) -> onnx.ModelProto:
+    """The bytes as ONNX, by protobuf alone. Raises BundleError for anything else, and for what was cut off."""
     import onnx
     from google.protobuf.message import DecodeError
 
@@ -203,9 +206,9 @@ def _check_tensor(tensor: onnx.TensorProto, where: object) -> int:
     return count
 
 
-def _check_signature(graph: onnx.GraphProto, where: object) -> tuple[int, int]:
+def _check_signature(graph: onnx.GraphProto, where: object, expected: tuple[str, str]) -> tuple[int, int]:
     """F and C."""
-    sides: list[tuple[Any, str, str]] = [(graph.input, INPUT, "input"), (graph.output, OUTPUT, "output")]
+    sides: list[tuple[Any, str, str]] = [(graph.input, expected[0], "input"), (graph.output, expected[1], "output")]
     dims = []
     for values, name, side in sides:
         names = [printable(v.name, 60) for v in values]
@@ -218,7 +221,7 @@ def _check_signature(graph: onnx.GraphProto, where: object) -> tuple[int, int]:
         if shape[0].HasField("dim_value"):
             raise BundleError(f"{side} {name!r} has a fixed batch size of {shape[0].dim_value}", where=where)
         dims.append(shape[1].dim_value)
-    if INPUT in {t.name for t in graph.initializer} or OUTPUT in {t.name for t in graph.initializer}:
+    if {t.name for t in graph.initializer} & set(expected):
         raise BundleError("a constant has the name of the input or the output", where=where)
     return dims[0], dims[1]
 

@@ -194,6 +194,8 @@ def _preprocessing(emit: _Emitter, p: Preprocessing) -> str:
     fill = np.where(p.refuse, np.float32(np.nan), p.fill).astype(np.float32)
     missing = emit.node("IsNaN", [INPUT])
     filled = emit.node("Where", [missing, emit.constant("fill", fill), INPUT])
+    if p.fills_only:
+        return filled
     parts = []
     if len(p.numeric):
         parts.append(_numeric(emit, p, filled))

@@ -21,8 +21,11 @@ Floats = npt.NDArray[np.float32]
 class Session:
     """A model that is loaded. `run` may be called from several threads at once."""
 
-    def __init__(self, model: bytes, where: object) -> None:
-        """Args: `model`: an ONNX file that has passed `audit`. Raises BundleError when ONNX Runtime refuses it."""
+    def __init__(self, model: bytes, where: object, *, names: tuple[str, str] = (INPUT, OUTPUT)) -> None:
+        """Args: `model`: an ONNX file that has passed `audit`; `names`: of its input and output, if they aren't ours.
+
+        Raises BundleError when ONNX Runtime refuses it.
+        """
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -33,6 +36,7 @@ class Session:
         options.log_severity_level = 4
         options.add_session_config_entry("session.load_model_format", "ONNX")
         self.where = where
+        self._input, self._output = names
         try:
             self._session: Any = ort.InferenceSession(
                 model,
@@ -53,7 +57,7 @@ class Session:
         for start in range(0, len(x), batch):
             rows = np.ascontiguousarray(x[start : start + batch])
             try:
-                parts.append(self._session.run([OUTPUT], {INPUT: rows})[0])
+                parts.append(self._session.run([self._output], {self._input: rows})[0])
             except Exception as error:  # noqa: BLE001 - see above
                 raise BundleError(f"ONNX Runtime can't run it: {printable(error, 300)}", where=self.where) from None
             if parts[-1].shape[:1] != (len(rows),) or parts[-1].ndim != 2:

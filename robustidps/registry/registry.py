@@ -6,6 +6,7 @@
     stages.py       pure: where versions stand after which decisions         transitions.py a move as one transaction
     cache.py        verified bundles kept on this machine                    tracking.py    MLflow: runs, artefacts
     projection.py   MLflow's aliases and tags as a picture of the state      registration.py  a bundle becomes a version
+    adoption.py     a model that isn't a bundle yet becomes one
 
 Moving a version is one transaction in the state store, after which the picture in MLflow follows; if MLflow is away,
 the move stands and the picture is completed by whatever runs next. Reading history, rolling back and loading a kept
@@ -34,6 +35,8 @@ from robustidps.errors import (
     RobustIDPSError,
     VersionExistsError,
 )
+from robustidps.progress import Progress, silent
+from robustidps.registry.adoption import as_bundle, is_bundle
 from robustidps.registry.cache import BundleCache
 from robustidps.registry.catalogue import Catalogue
 from robustidps.registry.keys import InstallationKey
@@ -54,6 +57,9 @@ if TYPE_CHECKING:
 
     from robustidps.bundle import Bundle
     from robustidps.evaluation.report import Evaluation
+    from robustidps.importing import Features, Output
+    from robustidps.traffic.schema import TrafficSchema
+    from robustidps.traffic.trafficset import TrafficSet
 
 __all__ = ["Assignment", "ModelHandle", "ModelRegistry", "ModelSummary", "VersionRecord"]
 
@@ -183,9 +189,15 @@ class ModelRegistry(Catalogue):
         self,
         name: str,
         version: str,
-        model_path: Path | str,
+        model_path: Any = None,
         metadata: ModelMetadata | None = None,
         *,
+        model: Any = None,
+        schema: TrafficSchema | None = None,
+        rows: TrafficSet | None = None,
+        features: Features = "raw",
+        output: Output = "auto",
+        progress: Progress = silent,
         held_out: Mapping[str, Any] | None = None,
         run_id: str | None = None,
         history: Any = None,
@@ -194,33 +206,40 @@ class ModelRegistry(Catalogue):
         actor: str | None = None,
         actor_source: str | None = None,
     ) -> VersionRecord:
-        """Enters a bundle as a version: verified, uploaded to MLflow, recorded.
+        """Enters a model as a version: verified, uploaded to MLflow, recorded.
+
+        A bundle is entered as it is. Anything else is first made one (`robustidps.importing` has what can be read and
+        how): converted, tried in a process of its own, held against itself by the parity gate.
 
         Args:
-            model_path: a bundle folder, as `robustidps.bundle.write_bundle` makes it.
-            metadata: if given, must say what the bundle's own says; an empty `checksum` is filled in.
+            model_path: a bundle folder, as `robustidps.bundle.write_bundle` makes it; an `.onnx`, `.keras` or
+                `.safetensors` file, a SavedModel folder, a `.pt` state dict; a `torch.nn.Module` or a Keras model.
+            metadata: for a bundle: if given, must say what the bundle's own says; an empty `checksum` is filled in.
+                For anything else: what the version is.
+            model: the module that a file of weights belongs to; or, without `model_path`, the model itself.
+            schema, rows, features, output, progress: for anything but a bundle: as `importing.import_model`.
             held_out: what the version is to be judged on: path, digest, dataset, rules.
             run_id: the training's MLflow run (`training_run`); default: a run of its own.
             history, params, command: for a run of its own: figures per epoch, parameters, the command that repeats it.
 
         Raises:
-            InputError: not a bundle, or one of another name or version.
-            BundleError: the bundle is malformed or was edited.
+            InputError: not a model that can be read, or one of another name or version.
+            SchemaError: model, metadata, schema and rows don't fit each other.
+            BundleError: the bundle is malformed or was edited; the model holds what isn't allowed, or failed its trial.
             VersionExistsError: the version exists.
             RegistryUnavailableError: MLflow doesn't answer; nothing is entered, the same call can be made again.
         """
-        self._registration.register(
-            name,
-            version,
-            Path(model_path),
-            metadata,
-            held_out=held_out,
-            run_id=run_id,
-            history=history,
-            params=params,
-            command=command,
-            actor=acting(actor, actor_source),
-        )
+        kept: dict[str, Any] = {"held_out": held_out, "run_id": run_id, "history": history, "params": params}
+        kept |= {"command": command, "actor": acting(actor, actor_source)}
+        if model_path is None and model is None:
+            raise InputError("no model was given", where=f"{name} {version}", remedy="give a path, or an object")
+        if is_bundle(model_path):
+            self._registration.register(name, version, Path(model_path), metadata, **kept)
+            return self.version(name, version)
+        given, network = (model, None) if model_path is None else (model_path, model)
+        how: dict[str, Any] = {"schema": schema, "rows": rows, "features": features, "output": output}
+        with as_bundle(self, name, version, given, metadata, network=network, progress=progress, **how) as folder:
+            self._registration.register(name, version, folder, None, **kept)
         return self.version(name, version)
 
     # --- the training's run, and what is measured later
