@@ -126,7 +126,7 @@ def _judge(path: Path, code: int, limits: Limits, where: object, words: str) -> 
     except (OSError, ValueError, RecursionError):
         content = None  # judged below: no reply is a crash
     if isinstance(content, dict) and isinstance(content.get("refused"), str):
-        raise BundleError(printable(content["refused"], 400), where=where, remedy=content.get("remedy"))
+        raise BundleError(printable(content["refused"], 400), where=where, remedy=_remedy(content))
     if isinstance(content, dict) and content.get("memory") is True:
         raise BundleError(f"needs more than {limits.memory_bytes >> 20} MiB of memory", where=where)
     if code != 0 or not isinstance(content, dict):
@@ -135,6 +135,10 @@ def _judge(path: Path, code: int, limits: Limits, where: object, words: str) -> 
             f"the process that tried it {end}: {printable(words)}", where=where, remedy="it is not safe to load"
         )
     return content
+
+
+def _remedy(content: dict[str, Any]) -> str | None:
+    return printable(content["remedy"]) if isinstance(content.get("remedy"), str) else None
 
 
 def _last_words(errors: Any) -> str:

@@ -51,6 +51,7 @@ COMMANDS = [
     "data evade",
     "data fetch",
     "data simulate",
+    "registry add",
     "registry repair",
 ]
 

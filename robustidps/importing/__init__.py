@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustidps.calibration import softmax
-from robustidps.errors import BundleError, InputError, NotFoundError, SchemaError, printable
+from robustidps.errors import BundleError, InputError, NotFoundError, ParityError, SchemaError, printable
 from robustidps.preprocessing import Preprocessing
 from robustidps.progress import Progress, silent
 from robustidps.registry.metadata import ModelMetadata
@@ -149,16 +149,24 @@ def import_model(
         "checksum": "",
     }
     progress("writing bundle", 0, None)
-    return write_bundle(
-        out,
-        metadata=ModelMetadata.model_validate(metadata.model_dump() | told),
-        schema=schema,
-        trained=imported,
-        preprocessing=preprocessing,
-        temperature=metadata.temperature,
-        rows=sample,
-        reference=reference,
-    )
+    try:
+        return write_bundle(
+            out,
+            metadata=ModelMetadata.model_validate(metadata.model_dump() | told),
+            schema=schema,
+            trained=imported,
+            preprocessing=preprocessing,
+            temperature=metadata.temperature,
+            rows=sample,
+            reference=reference,
+        )
+    except ParityError as error:
+        raise ParityError(
+            error.problem,
+            where=where,
+            remedy="its export computes something else; or, where it is off by little, its inputs are so large that "
+            "two programs round them differently: scale them inside the model, or use standardised features",
+        ) from None
 
 
 def _demand_fitting(metadata: ModelMetadata, schema: TrafficSchema, rows: TrafficSet | None, where: object) -> None:

@@ -1,9 +1,9 @@
 """The process in which a stranger's Keras or TensorFlow model is loaded and converted; started by `keras_files.py`.
 
 What a SavedModel holds is checked before TensorFlow builds it (only objects that are variables, constants and
-functions, and none with a saver of its own, which would run while loading) and what its signature reaches is checked before it is
-called: plain arithmetic alone. Operators that read and write files stand in every SavedModel, in functions for saving
-and restoring that nothing here calls.
+functions, and none with a saver of its own, which would run while loading) and what its signature reaches is checked
+before it is called: plain arithmetic alone. Operators that read and write files stand in every SavedModel, in functions
+for saving and restoring that nothing here calls.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def main(folder: Path) -> None:
     try:
         from robustidps.importing._tensorflow import answers, convert
 
-        function = _keras(folder, request) if request["keras"] else _saved_model(folder, request)
+        read = _keras if request["keras"] else _saved_model
+        function, owner = read(folder, request)
+        assert owner is not None  # noqa: S101 - a function doesn't keep the variables that it reads alive
         y = answers(function, x)
         if y.shape != (len(x), request["columns"]):
             raise Refused(f"gives {y.shape[1:]} figures a row, expected {request['columns']} classes")
@@ -56,7 +58,7 @@ def main(folder: Path) -> None:
         sandbox.refuse(folder, " ".join(said.split())[:400])
 
 
-def _keras(folder: Path, request: dict[str, Any]) -> Any:
+def _keras(folder: Path, request: dict[str, Any]) -> tuple[Any, Any]:
     import keras
 
     from robustidps.importing._tensorflow import function_of
@@ -65,10 +67,10 @@ def _keras(folder: Path, request: dict[str, Any]) -> Any:
     shape = getattr(model, "input_shape", None)
     if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] != request["width"]:
         raise Refused(f"takes inputs of shape {shape}, expected {request['width']} features")
-    return function_of(model, request["width"])
+    return function_of(model, request["width"]), model
 
 
-def _saved_model(folder: Path, request: dict[str, Any]) -> Any:
+def _saved_model(folder: Path, request: dict[str, Any]) -> tuple[Any, Any]:
     import tensorflow as tf
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -89,7 +91,7 @@ def _saved_model(folder: Path, request: dict[str, Any]) -> Any:
         raise Refused(f"signature {name!r} has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
     if inputs[0].dtype != tf.float32 or inputs[0].shape.rank != 2 or inputs[0].shape[1] != request["width"]:
         raise Refused(f"takes {inputs[0].dtype.name} {inputs[0].shape}, expected float32 (N, {request['width']})")
-    return function
+    return function, loaded
 
 
 def _check(graph: Any) -> str:
@@ -98,8 +100,8 @@ def _check(graph: Any) -> str:
         kind = node.WhichOneof("kind")
         if kind not in _OBJECTS:
             raise Refused(f"holds an object of kind {kind!r}")
-        if node.registered_name or node.registered_saver.name:
-            raise Refused(f"holds the custom object {node.registered_name or node.registered_saver.name!r}")
+        if node.registered_name or node.registered_saver:
+            raise Refused(f"holds the custom object {node.registered_name or node.registered_saver!r}")
         if kind != "variable" and node.saveable_objects:
             raise Refused("holds an object with a saver of its own, which would run while loading")
     names = [key for key in graph.signature_def if not key.startswith("__")]

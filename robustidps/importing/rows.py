@@ -1,7 +1,7 @@
 """Rows drawn from a schema alone, for a model that comes without traffic.
 
-They have the kinds, ranges and heavy tails that a schema promises and nothing of any network: good for holding two
-computations against each other, for nothing else. So the reference of such a bundle is left empty.
+They have the kinds and ranges that a schema promises and nothing of any network: good for holding two computations
+against each other, for nothing else. So the reference of such a bundle is left empty.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def _column(feature: Feature, rows: int, rng: np.random.Generator) -> npt.NDArra
     if feature.kind == "ratio":
         return rng.random(rows)
     if feature.kind == "count":
-        return np.floor(rng.lognormal(2, 2, rows))
-    return rng.lognormal(3, 2, rows) if feature.transform == "log" else rng.normal(0, 3, rows)
+        return np.floor(rng.lognormal(1, 1, rows))
+    return rng.lognormal(1, 1, rows) if feature.transform == "log" else rng.normal(0, 1, rows)
 
 
 def empty_profile(schema: TrafficSchema) -> dict[str, Any]:
