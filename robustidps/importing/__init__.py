@@ -39,13 +39,13 @@ from robustidps.traffic.trafficset import TrafficSet
 if TYPE_CHECKING:
     from robustidps.bundle import Bundle
 
-__all__ = ["FamilyName", "Features", "Imported", "Output", "import_model"]
+__all__ = ["FAMILY", "Features", "Imported", "Output", "as_logits", "import_model"]
 
 Features = Literal["raw", "standardised"]
 Output = Literal["auto", "logits", "probabilities"]
 Floats = npt.NDArray[np.float32]
 
-FamilyName = "onnx_import"
+FAMILY = "onnx_import"
 """The family of a version whose metadata names none: what is kept and served of it is its ONNX graph."""
 
 MOST_ROWS = 5000
@@ -144,7 +144,7 @@ def import_model(
     imported = _with_output(imported, output, where)
     probabilities = softmax(imported.logits(x), metadata.temperature)
     told = {
-        "family": metadata.family or FamilyName,
+        "family": metadata.family or FAMILY,
         "thresholds": metadata.thresholds or _thresholds(probabilities, sample),
         "checksum": "",
     }
@@ -228,6 +228,10 @@ def _read(
     if not exists(path):
         raise NotFoundError("no such file", where=path)
     suffix = path.suffix.lower()
+    if network is not None and suffix not in (".pt", ".pth", ".safetensors"):
+        raise InputError(
+            "holds a whole model, and a module was given beside it", where=path, remedy="leave one of them out"
+        )
     if path.is_dir() or suffix == ".keras":
         if path.is_dir() and not (path / "saved_model.pb").is_file():
             raise InputError(
@@ -240,7 +244,9 @@ def _read(
         with tempfile.TemporaryDirectory(prefix="robustidps-") as folder:
             tensors = weights.read(path, Path(folder), progress)
             if network is not None:
-                return objects.read(objects.with_weights(network, tensors, path), x, schema, progress)
+                made = objects.read(objects.with_weights(network, tensors, path), x, schema, progress)
+                made.native["weights.safetensors"] = tensors.read_bytes()
+                return made
             if features != "standardised":
                 raise InputError(
                     "are weights alone, without the module that they belong to",

@@ -146,7 +146,7 @@ def _check_object(item: dict[str, Any], where: object) -> None:
     if isinstance(name, str) and ours and registered in (None, name):
         if name in LAYERS and module.startswith(("keras.layers", "keras.src.layers")):  # type: ignore[union-attr]
             return
-        if name in _MODELS or name in _MARKS or _PARTS.fullmatch(module):  # type: ignore[arg-type]
+        if name in _MODELS or name in _MARKS or (_PARTS.fullmatch(module) and name[:1].isupper()):  # type: ignore[arg-type]
             return
     if name in ("Lambda", "__lambda__"):
         raise BundleError(f"{what} a Lambda, which is code", where=where, remedy="use a layer of Keras's own")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from robustidps.bundle.audit import read_limited
 from robustidps.bundle.files import NATIVE
 from robustidps.errors import BundleError, InputError, MissingExtraError, printable
-from robustidps.families import FamilySettings, discover, get_family
+from robustidps.families import discover, family_settings, get_family
 from robustidps.progress import Progress, silent
 from robustidps.registry.metadata import ModelMetadata
 from robustidps.sandbox import Limits, run
@@ -70,7 +70,8 @@ def of_family(
     metadata's `training.settings`.
 
     Raises:
-        InputError: metadata names no family, or one that has no weights of this kind. BundleError: they don't fit.
+        InputError: metadata names no family, one that has no weights of this kind, or settings that it doesn't know.
+        BundleError: weights and sizes don't fit each other.
     """
     from robustidps.importing.graphs import tried
 
@@ -90,7 +91,7 @@ def of_family(
         config = read_limited(beside, beside)
     else:
         told = metadata.training.settings if metadata.training else {}
-        known: FamilySettings = family.settings.model_validate(told)
+        known = family_settings(family, told)
         sizes = {"inputs": x.shape[1], "classes": schema.output_dim}
         content = {"format_version": 1, "family": family.name, **sizes, "settings": known.model_dump(mode="json")}
         config = json.dumps(content).encode()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustidps.errors import InputError, NotFoundError
 from robustidps.registry.metadata import ModelMetadata, check_version
-from robustidps.settings import check_name
+from robustidps.settings import check_name, exists
 
 if TYPE_CHECKING:
     from robustidps.registry.registry import ModelRegistry
@@ -43,7 +43,7 @@ def as_bundle(
     if isinstance(model, str):
         model = Path(model)
     where = model if isinstance(model, Path) else f"{name} {version}"
-    if isinstance(model, Path) and not model.exists():
+    if isinstance(model, Path) and not exists(model):
         raise NotFoundError("no such file or folder", where=model)
     if metadata is None:
         raise InputError("isn't a bundle, so it needs metadata", where=where, remedy="give a ModelMetadata")

@@ -38,6 +38,7 @@ def test_a_state_dict_and_its_module_become_a_bundle(tmp_path):
     with torch.inference_mode():
         said = torch.softmax(trained.eval()(torch.from_numpy(clean)), dim=-1).numpy()
     assert np.abs(bundle.probabilities(clean) - said).max() < 1e-5
+    assert (bundle.path / "native" / "weights.safetensors").is_file()
     assert other.training and other[0].num_batches_tracked == 0  # the caller's module is left as it was
 
 
