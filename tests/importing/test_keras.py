@@ -53,7 +53,7 @@ def test_plain_layers_pass_whatever_they_were_compiled_with():
         (layer("Mine", "my.layers", "my>Mine"), r"'my_mine' is 'my>Mine'.*custom object"),
         (layer("Dense", "os"), r"of 'os': a?.*custom object"),
         (layer("TFSMLayer", filepath="/etc"), "not on the list"),
-        (layer("TorchModuleWrapper", module="x"), "not on the list"),
+        (layer("TorchModuleWrapper"), "not on the list"),
         (layer("StringLookup", vocabulary="/etc/passwd"), "not on the list"),
         (layer("Dense", activation={"class_name": "function", "module": "builtins", "config": "f"}), "'function'"),
         (layer("run", "keras.src.utils.file_utils"), "not on the list"),

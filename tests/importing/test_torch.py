@@ -13,6 +13,7 @@ from robustidps.registry.metadata import ModelMetadata, TrainingFacts
 from robustidps.testing.traffic import TOY, toy_traffic
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.timeout(900)  # the first export loads most of PyTorch, on whatever machine
 ROWS = toy_traffic(300)
 
 
