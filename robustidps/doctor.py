@@ -12,6 +12,7 @@ from typing import Literal
 
 from robustidps.errors import RobustIDPSError, printable
 from robustidps.families import discover
+from robustidps.plugins import ANY
 from robustidps.settings import Settings, writable
 
 __all__ = ["Finding", "examine"]
@@ -35,6 +36,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _python()
     yield from _parts()
     yield from _families()
+    yield from _plugins(settings)
     yield _guarded("home folder", lambda: _home(settings))
     yield _guarded("state store", lambda: _state(settings))
     yield _guarded("decision ledger", lambda: _ledger(settings))
@@ -73,10 +75,21 @@ def _parts() -> Iterator[Finding]:
 def _families() -> Iterator[Finding]:
     found = discover()
     for name, info in sorted(found.items()):
-        text = f"from {info.distribution}" if info.problem is None else info.problem
-        yield Finding(f"family {name}", "ok" if info.problem is None else "warn", printable(text))
+        what, text = f"family {name}", f"from {info.distribution}"
+        if info.problem is None:
+            yield Finding(what, "ok", text)
+        else:
+            yield Finding(what, "warn", printable(f"{text}: {info.problem}", 400), info.remedy or "")
     if not any(info.problem is None for info in found.values()):
         yield Finding("families", "fail", "none can be trained", "pip install 'robustidps[torch]'")
+
+
+def _plugins(settings: Settings) -> Iterator[Finding]:
+    if ANY in settings.plugins:
+        text = "any plugin that is installed is run"
+        yield Finding("plugins", "warn", text, "in production, name each in `plugins` with its hash (docs/plugins.md)")
+    elif settings.plugins:
+        yield Finding("plugins", "ok", f"{len(settings.plugins)} allowed by hash")
 
 
 def _home(settings: Settings) -> Finding:

@@ -134,8 +134,8 @@ class UnavailableError(RobustIDPSError):
 
 
 class MissingExtraError(UnavailableError):
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} is not installed", remedy=f"pip install 'robustidps[{extra}]'")
+    def __init__(self, what: str, extra: str, distribution: str = "robustidps") -> None:
+        super().__init__(f"{what} is not installed", remedy=f"pip install '{distribution}[{extra}]'")
         self.extra = extra
 
 

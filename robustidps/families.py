@@ -4,7 +4,8 @@ A family is a light class: importing its module imports no framework. It says wh
 told (`settings`, a closed pydantic model whose field descriptions are its help), and how to train. It sees
 *standardised* features alone and gives *logits*; preprocessing before and calibrated softmax behind are the library's
 (`robustidps.training`), the same for all families. Families, ours and others', are found through the entry-point group
-`robustidps.families`; one that fails to import is listed with its error and breaks nothing else.
+`robustidps.families`; one that fails to import is listed with its error and breaks nothing else. Other people's are
+imported only where the settings allow them (`robustidps.plugins`), and only to train: scoring opens bundles alone.
 
     class MyFamily:                                    # satisfies ModelFamily
         name = "my_family"
@@ -14,8 +15,9 @@ told (`settings`, a closed pydantic model whose field descriptions are its help)
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -27,7 +29,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustidps.errors import ConfigError, MissingExtraError, printable
-from robustidps.settings import check_name, config_error, config_file, load_yaml
+from robustidps.plugins import is_ours, why_not
+from robustidps.settings import check_name, config_error, config_file, get_settings, load_yaml
 
 __all__ = [
     "GROUP",
@@ -139,21 +142,32 @@ class ModelFamily(Protocol):
 
 @dataclass(frozen=True)
 class FamilyInfo:
-    """A family as found: usable when `problem` is None."""
+    """A family as found: usable when `problem` is None.
+
+    distribution: whose it is.
+    install: what to install where its framework is missing, as pip takes it.
+    allow: the line of the setting `plugins` that would allow it, where that is the problem and a line can help.
+    """
 
     name: str
     distribution: str
     family: ModelFamily | None
     problem: str | None = None
-    extra: str | None = None
+    install: str | None = None
+    allow: str | None = None
+
+    @property
+    def remedy(self) -> str | None:
+        """What to do about the problem, where something can be done."""
+        if self.allow:
+            return f"if you trust it, add to `plugins` in HOME/settings.yaml: {self.allow}"
+        return f"pip install '{self.install}'" if self.problem and self.install else None
 
 
 def discover() -> dict[str, FamilyInfo]:
     """All families by name; broken and unavailable ones are in it with the reason. Ours win a contested name."""
     found: dict[str, FamilyInfo] = {}
-    points = sorted(
-        entry_points(group=GROUP), key=lambda p: (_distribution(p) != "robustidps", _distribution(p), p.name)
-    )
+    points = sorted(entry_points(group=GROUP), key=lambda p: (not is_ours(p), _distribution(p), p.name))
     for point in points:
         if point.name in found:
             taken = f"the name is taken by {found[point.name].distribution}"
@@ -172,23 +186,29 @@ def _inspect(point: EntryPoint) -> FamilyInfo:
     where = _distribution(point)
     try:
         check_name(point.name, "family name")
-        family = point.load()()
-    except Exception as error:  # noqa: BLE001 - a plugin may raise anything at import; it is reported, not hidden
+        if not is_ours(point) and (refused := why_not(point, get_settings().plugins)):
+            return FamilyInfo(point.name, where, None, refused[0], allow=refused[1])
+        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints must not end up in our --json
+            family = point.load()()
+            if not isinstance(family, ModelFamily):
+                return FamilyInfo(point.name, where, None, "is not a ModelFamily (see robustidps.families)")
+            if family.name != point.name:
+                return FamilyInfo(point.name, where, None, f"calls itself {printable(family.name)!r}")
+            if not issubclass(family.settings, FamilySettings):
+                return FamilyInfo(point.name, where, None, "its settings aren't FamilySettings")
+            missing = [m for m in family.requires if importlib.util.find_spec(m) is None]
+            install = f"{where}[{family.extra}]"
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; it is reported, not hidden
         return FamilyInfo(point.name, where, None, f"{type(error).__name__}: {printable(error)}")
-    if not isinstance(family, ModelFamily):
-        return FamilyInfo(point.name, where, None, "is not a ModelFamily (see robustidps.families)")
-    if family.name != point.name:
-        return FamilyInfo(point.name, where, None, f"calls itself {printable(family.name)!r}")
-    missing = [m for m in family.requires if importlib.util.find_spec(m) is None]
-    problem = f"{', '.join(missing)} not installed: pip install 'robustidps[{family.extra}]'" if missing else None
-    return FamilyInfo(point.name, where, family, problem, family.extra)
+    problem = f"{', '.join(missing)} not installed" if missing else None
+    return FamilyInfo(point.name, where, family, problem, install)
 
 
 def get_family(name: str) -> ModelFamily:
     """The family `name`, ready to train.
 
     Raises:
-        ConfigError: no such family, or it is broken.
+        ConfigError: no such family, it is broken, or a plugin that isn't allowed.
         MissingExtraError: its framework isn't installed.
     """
     found = discover()
@@ -196,9 +216,10 @@ def get_family(name: str) -> ModelFamily:
     if info is None:
         raise ConfigError(f"no family {printable(name)!r}", remedy=f"known: {', '.join(sorted(found))}")
     if info.family is None:
-        raise ConfigError(f"family {name!r} of {info.distribution} can't be used: {info.problem}")
+        problem = f"family {name!r} of {info.distribution} can't be used: {info.problem}"
+        raise ConfigError(problem, remedy=info.remedy)
     if info.problem:
-        raise MissingExtraError(f"what family {name!r} needs", info.extra or name)
+        raise MissingExtraError(f"what family {name!r} needs", info.family.extra, info.distribution)
     return info.family
 
 

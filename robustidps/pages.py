@@ -79,7 +79,7 @@ def families() -> Page:
             "family": name,
             "framework": info.family.framework if info.family else "-",
             "from": info.distribution,
-            "available": "yes" if info.problem is None else info.problem,
+            "available": "yes" if info.problem is None else "; ".join(filter(None, (info.problem, info.remedy))),
             "what": info.family.description if info.family else "",
         }
         for name, info in sorted(discover().items())

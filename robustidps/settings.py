@@ -18,14 +18,21 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import platformdirs
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from robustidps.errors import ConfigError, NameInvalidError, StorageError, printable
+from robustidps.plugins import ANY, LINE
 
 __all__ = [
     "CONFIGS",
@@ -67,12 +74,29 @@ class Settings(BaseSettings):
     alerts_per_analyst: float = Field(
         default=48, gt=0, le=1e6, allow_inf_nan=False, description="alerts that one analyst can look at in a day"
     )
+    plugins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="plugins that may be imported, as NAME==VERSION:sha256-HEX; or `any` (docs/plugins.md)"
+    )
     debug: bool = Field(default=False, description="show tracebacks")
 
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return _home(value)
+
+    @field_validator("plugins", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        """The environment has one string, with blanks or commas between lines; a file may have one or a list."""
+        return tuple(re.split(r"[\s,]+", value.strip())) if isinstance(value, str) and value.strip() else value or ()
+
+    @field_validator("plugins")
+    @classmethod
+    def _plugin_lines(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            if entry != ANY and not LINE.fullmatch(entry):
+                raise ValueError(f"{printable(entry, 80)!r} is neither NAME==VERSION:sha256-HEX nor `{ANY}`")
+        return value
 
     @property
     def tracking_uri(self) -> str:

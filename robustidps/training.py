@@ -31,6 +31,7 @@ from robustidps.families import (
     TrainedModel,
     TrainingContext,
 )
+from robustidps.guarded import guarded_train
 from robustidps.preprocessing import Preprocessing
 from robustidps.progress import Progress, silent
 from robustidps.registry.metadata import MAX_TOOLS, ModelMetadata, TrainingFacts, check_version
@@ -224,7 +225,7 @@ def fit(
         Standardised(preprocessing.transform(part.features), part.labels.astype(np.int64))
         for part in (train, validation)
     ]
-    trained = family.train(settings, rows[0], rows[1], context)
+    trained = guarded_train(family, settings, rows[0], rows[1], context)
     progress("calibrating", 0, None)
     logits = np.asarray(trained.logits(rows[1].x))
     if logits.shape != (len(validation), train.schema.output_dim) or not np.isfinite(logits).all():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -47,6 +49,19 @@ def home(tmp_path: Path):
     """An empty installation of its own, in force for the test."""
     with use_settings(Settings(home=tmp_path / "home")) as settings:
         yield settings.home
+
+
+@pytest.fixture(scope="session")
+def example_plugin(tmp_path_factory) -> Path:
+    """A folder that the example package was installed into, as pip does it, from a copy of its source."""
+    source = tmp_path_factory.mktemp("source") / "robustidps-lda"
+    shutil.copytree(ROOT / "examples" / "robustidps-lda", source)
+    target = tmp_path_factory.mktemp("site")
+    words = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "install", *words, "--target", str(target), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return target
 
 
 # --- Nothing in the system unpickles. Libraries of others may, in these modules, on data that never came from a user.

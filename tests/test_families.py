@@ -11,6 +11,7 @@ from pydantic import Field
 from robustidps import families
 from robustidps.errors import ConfigError, MissingExtraError
 from robustidps.families import GROUP, FamilySettings, ModelFamily, discover, family_settings, get_family
+from robustidps.settings import get_settings, use_settings
 from robustidps.testing.linear import Linear, LinearSettings
 
 HERE = "robustidps_test_plugins"
@@ -18,16 +19,17 @@ HERE = "robustidps_test_plugins"
 
 @pytest.fixture
 def plugins(monkeypatch):
-    """Replaces what is installed by entry points of the test's own; gives a function that adds one."""
+    """Replaces what is installed by entry points of the test's own, all allowed; gives a function that adds one."""
     points = []
 
     def install(name, value, distribution="plugin"):
         point = EntryPoint(name, value, GROUP)
-        point = SimpleNamespace(name=name, dist=SimpleNamespace(name=distribution), load=point.load)
+        point = SimpleNamespace(name=name, value=value, dist=SimpleNamespace(name=distribution), load=point.load)
         points.append(point)
 
     monkeypatch.setattr(families, "entry_points", lambda group: list(points) if group == GROUP else [])
-    return install
+    with use_settings(get_settings().model_copy(update={"plugins": ("any",)})):
+        yield install
 
 
 @pytest.fixture
@@ -72,6 +74,9 @@ def test_the_built_in_family_is_installed():
         ("class F: pass", "is not a ModelFamily"),
         ("class F:\n    name = 'one'\n    def train(self): ...", "is not a ModelFamily"),
         ("x = 1", "AttributeError"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+        (SUBCLASS + "name = 'one'; settings = dict", "its settings aren't FamilySettings"),
+        (SUBCLASS + "name = 'one'; requires = None", "TypeError"),
         (SUBCLASS + "name = 'other'", "calls itself 'other'"),
         (
             SUBCLASS + "name = 'one'; requires = ('no_such_framework',); extra = 'none'",
@@ -92,13 +97,14 @@ def test_a_broken_plugin_is_listed_with_its_reason_and_the_others_work(plugins, 
 
 def test_a_missing_framework_says_what_to_install(plugins, module):
     source = SUBCLASS + "name = 'two'; requires = ('no_such_framework',); extra = 'quantum'"
-    plugins("two", f"{module(source)}:F")
-    with pytest.raises(MissingExtraError, match=r"pip install 'robustidps\[quantum\]'"):
+    plugins("two", f"{module(source)}:F", distribution="their-plugin")
+    with pytest.raises(MissingExtraError, match=r"pip install 'their-plugin\[quantum\]'"):
         get_family("two")
+    assert discover()["two"].remedy == "pip install 'their-plugin[quantum]'"
 
 
 @pytest.mark.parametrize(
-    "value", ["json", "robustidps.testing.linear:Nobody", "robustidps.testing.linear:TrainedLinear"]
+    "value", ["", "json", "robustidps.testing.linear:Nobody", "robustidps.testing.linear:TrainedLinear"]
 )
 def test_an_entry_point_that_leads_nowhere_is_listed(plugins, value):
     plugins("one", value)

@@ -174,7 +174,7 @@ def test_a_family_that_gives_something_else_than_logits_is_named(tmp_path):
             trained.biases, trained.weights = trained.biases[:2], trained.weights[:, :2]
             return trained
 
-    with pytest.raises(ModelValidationError, match=r"family narrow: .*expected \(900, 4\)"):
+    with pytest.raises(ModelValidationError, match=r"family narrow .*expected float32 \(900, 4\)"):
         make(tmp_path / "b", family=Narrow())
     assert not list(tmp_path.iterdir())
 

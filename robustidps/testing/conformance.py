@@ -27,6 +27,7 @@ from robustidps.bundle.graph import compose_bytes
 from robustidps.bundle.session import Session
 from robustidps.calibration import softmax
 from robustidps.families import FamilySettings, ModelFamily, Standardised, TrainedModel, TrainingContext
+from robustidps.guarded import looks_like_probabilities
 from robustidps.preprocessing import Preprocessing
 from robustidps.registry.metadata import ModelMetadata
 from robustidps.settings import check_name
@@ -171,6 +172,7 @@ def gives_logits(trial: Trial) -> None:
     _demand(whole.shape == (len(x), c), f"logits have shape {whole.shape}, not {(len(x), c)}")
     _demand(whole.dtype == np.float32, f"logits are {whole.dtype}, not float32")
     _demand(bool(np.isfinite(whole).all()), "a logit isn't finite")
+    _demand(not looks_like_probabilities(whole), "its logits all lie between 0 and 1: give logarithms of probabilities")
     for batch in (1, 7):
         part = softmax(trial.trained.logits(x[:batch])) - softmax(whole[:batch])
         _demand(float(np.abs(part).max()) < 1e-4, f"a row's logits depend on the others in its batch (of {batch})")

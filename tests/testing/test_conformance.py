@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from robustidps.calibration import softmax
 from robustidps.errors import BundleError
 from robustidps.families import FamilySettings, discover
 from robustidps.testing import CHECKS, Trial, check_family
@@ -84,6 +85,11 @@ class Double(TrainedLinear):
         return super().logits(x).astype(np.float64)
 
 
+class Probable(TrainedLinear):
+    def logits(self, x):
+        return softmax(super().logits(x))
+
+
 class BatchNormalised(TrainedLinear):
     def logits(self, x):
         return super().logits(x - x.mean(axis=0))
@@ -146,7 +152,7 @@ DEFECTS = {
     "says_what_it_is": [Undocumented, Boastful],
     "imports_no_framework": [Heavy],
     "learns": [Stubborn, Meddling],
-    "gives_logits": [returning(Double), returning(BatchNormalised)],
+    "gives_logits": [returning(Double), returning(BatchNormalised), returning(Probable)],
     "repeats_itself": [Dreamy],
     "reports_progress": [Silent],
     "can_be_cancelled": [Unstoppable],
