@@ -3,6 +3,8 @@ VENV ?= .venv
 UV := $(VENV)/bin/uv
 BIN := $(VENV)/bin
 EXTRAS ?= torch,trees,mlops,dev
+# Tests train every family, so they install every framework (some gigabytes more).
+TEST_EXTRAS ?= all,dev
 # pip reads PIP_FIND_LINKS, uv does not: hand it on, so that a site's own torch wheel is taken. Elsewhere uv picks
 # the torch build that fits the machine (CPU where there is no GPU).
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -34,10 +36,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(UV)
 	@$(UV) pip install --quiet --python $(BIN)/python -e '.[$(EXTRAS)]' -c constraints.txt
 	@touch $@
 
+$(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/.installed
+	@echo "installing every framework into $(VENV) (once)"
+	@$(UV) pip install --quiet --python $(BIN)/python -e '.[$(TEST_EXTRAS)]' -c constraints.txt
+	@touch $@
+
 demo: setup ## the main job, end to end, on simulated traffic (under five minutes)
 	@$(BIN)/robustidps demo
 
-test: setup ## lint, types and tests
+test: setup $(VENV)/.installed-all ## every framework, then lint, types and tests
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 

@@ -89,10 +89,10 @@ def test_a_name_that_climbs_out_or_carries_markup_is_refused(registry, bundles, 
         registry.register_model(name, "1.0.0", bundles["1.0.0"])
 
 
-def test_only_bundles_of_that_name_and_version_are_taken(registry, bundles, tmp_path):
+def test_a_bundle_of_another_version_and_weights_without_metadata_are_refused(registry, bundles, tmp_path):
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"weights")
-    with pytest.raises(InputError, match="only bundles are taken"):
+    with pytest.raises(InputError, match="so it needs metadata"):
         registry.register_model("toy", "1.0.0", weights)
     with pytest.raises(InputError, match=r"is toy 1\.1\.0, not toy 1\.0\.0"):
         registry.register_model("toy", "1.0.0", bundles["1.1.0"])
