@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from robustidps.errors import ModelValidationError, RobustIDPSError, printable
-from robustidps.families import Floats, ModelFamily, Standardised, TrainedModel, TrainingContext
+from robustidps.families import Floats, MeasuredModel, ModelFamily, Standardised, TrainedModel, TrainingContext
 
 __all__ = ["guarded_train", "looks_like_probabilities"]
 
@@ -50,7 +50,8 @@ def guarded_train(
         raise ModelValidationError(
             f"train() gave a {type(trained).__name__}, no TrainedModel", where=where, remedy=_REMEDY
         )
-    return _Guarded(trained, context.n_classes, where)
+    kind = _GuardedMeasured if isinstance(trained, MeasuredModel) else _Guarded
+    return kind(trained, context.n_classes, where)
 
 
 _REMEDY = "tell its authors; robustidps.testing.check_family finds such defects, --debug shows where they are"
@@ -90,6 +91,15 @@ class _Guarded:
 
     def _garbage(self, problem: str) -> ModelValidationError:
         return ModelValidationError(problem, where=self.where, remedy=_REMEDY)
+
+
+class _GuardedMeasured(_Guarded):
+    """The same of one that gives figures of its own."""
+
+    def figures(self, x: Floats) -> dict[str, float]:
+        assert isinstance(self.trained, MeasuredModel)  # noqa: S101 - why this class was chosen
+        with _named(self.where):
+            return {str(name): float(value) for name, value in self.trained.figures(x).items()}
 
 
 def looks_like_probabilities(logits: Floats) -> bool:

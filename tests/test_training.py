@@ -16,7 +16,7 @@ from robustidps.errors import ConfigError, DatasetError, ModelValidationError, S
 from robustidps.testing.linear import Linear, LinearSettings
 from robustidps.testing.traffic import TOY, toy_traffic
 from robustidps.traffic.trafficset import TrafficSet
-from robustidps.training import PARITY_ROWS, _even_sample, class_weights, fit, train_bundle
+from robustidps.training import PARITY_ROWS, class_weights, even_sample, fit, train_bundle
 
 TRAIN, VALIDATION = toy_traffic(1500, 0), toy_traffic(900, 1)
 
@@ -121,7 +121,7 @@ def test_class_weights_favour_rare_classes_within_bounds_and_average_one():
 def test_the_parity_rows_hold_every_class_however_rare():
     many = toy_traffic(9000, 2)
     rare = many.select(np.r_[np.flatnonzero(many.labels != 2), np.flatnonzero(many.labels == 2)[:3]])
-    sample = _even_sample(rare, PARITY_ROWS, 0)
+    sample = even_sample(rare, PARITY_ROWS, 0)
     assert len(sample) == PARITY_ROWS and sample.class_counts()["Scan"] == 3
     assert abs(sample.class_counts()["Benign"] - sample.class_counts()["Flood"]) < 5
 

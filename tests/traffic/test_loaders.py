@@ -329,7 +329,8 @@ def test_a_real_csv_loads_with_a_schema_written_for_it(shared_data):
 def test_the_schema_in_the_documentation_loads_the_documented_table(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     schema = tmp_path / "documented.yaml"
-    schema.write_text(text.split("```yaml\n")[1].split("```")[0])
+    (documented,) = (b for part in text.split("```yaml\n")[1:] if "features:" in (b := part.split("```")[0]))
+    schema.write_text(documented)
     (tmp_path / "flows.csv").write_text(GOOD.replace("scan", "portscan"))
     traffic = loaders.load("table", tmp_path / "flows.csv", schema=schema)
     assert traffic.labels.tolist() == [0, 1, 1]
