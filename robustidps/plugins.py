@@ -18,6 +18,7 @@ environment and to the settings.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.util
 import json
@@ -98,7 +99,8 @@ def _files(dist: Distribution) -> dict[str, Path]:
     """Path in RECORD -> place, of what it installed beside its modules; bytecode and installers' notes left out."""
     if _editable(dist):
         raise _CantBePinned("it is installed editable, so its code can change under any hash; install it properly")
-    names = [str(file) for file in dist.files or ()]
+    # Not `dist.files`: some versions leave out what is listed and isn't there, and the hash would pass over it.
+    names = [row[0] for row in csv.reader((dist.read_text("RECORD") or "").splitlines()) if row]
     if len(names) > MAX_FILES:
         raise _CantBePinned(f"it has more than {MAX_FILES:,} files")
     kept = [n for n in names if not n.startswith(("../", "/")) and "__pycache__" not in n and not _note(n)]

@@ -13,7 +13,7 @@ import pytest
 
 from robustidps.errors import ConfigError, ModelValidationError
 from robustidps.families import discover, family_settings, get_family
-from robustidps.plugins import allow_line
+from robustidps.plugins import _CantBePinned, allow_line
 from robustidps.settings import Settings, make_settings, use_settings
 from robustidps.testing import check_family
 from robustidps.testing.linear import Linear, TrainedLinear
@@ -136,6 +136,14 @@ def test_what_no_hash_could_vouch_for_cannot_be_allowed(site, home, spoil, reaso
     assert found.family is None and reason in found.problem
     with use_settings(Settings(home=home, plugins=("any",))):
         assert reason in ("can't be read", "no module") or "can't be allowed" not in (info().problem or "")
+
+
+def test_a_file_that_is_gone_is_missed_whichever_library_reads_the_metadata(site):
+    """The backport `importlib_metadata` takes over in any process that imports it, and leaves out what is gone."""
+    backport = pytest.importorskip("importlib_metadata")
+    (site / "robustidps_lda.py").unlink()
+    with pytest.raises(_CantBePinned, match="can't be read"):
+        allow_line(backport.distribution("robustidps-lda"))
 
 
 def test_any_lets_it_in_and_the_doctor_warns(site, home):
