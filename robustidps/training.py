@@ -42,7 +42,22 @@ from robustidps.traffic.trafficset import TrafficSet
 if TYPE_CHECKING:
     from robustidps.bundle import Bundle
 
-__all__ = ["Fitted", "TrainingResult", "class_weights", "even_sample", "fit", "train_bundle"]
+__all__ = [
+    "ALERT_BUDGET",
+    "PARITY_ROWS",
+    "Calibration",
+    "Fitted",
+    "TrainingResult",
+    "calibrate",
+    "class_weights",
+    "even_sample",
+    "fit",
+    "train_bundle",
+    "training_facts",
+]
+
+ALERT_BUDGET = 1e-3
+"""False alerts per benign flow that thresholds are fitted to."""
 
 PARITY_ROWS = 2000
 """Validation rows that the parity gate is tried on, drawn evenly over classes as far as they go."""
@@ -96,7 +111,7 @@ def train_bundle(
     dataset: str | None = None,
     split: str = "",
     held_out: Iterable[str] = (),
-    alert_budget: float = 1e-3,
+    alert_budget: float = ALERT_BUDGET,
     threads: int = 1,
     progress: Progress = silent,
     on_epoch: Epoch | None = None,
@@ -140,7 +155,6 @@ def train_bundle(
     from robustidps.evaluation.reference import profile
 
     reference = profile(train, fitted.probabilities(train.features))
-    started, ended = _time_range(train, validation)
     metadata = ModelMetadata(
         name=name,
         version=version,
@@ -154,18 +168,14 @@ def train_bundle(
         description=description,
         family=family.name,
         schema_digest=train.schema.digest,
-        training=TrainingFacts(
-            dataset=dataset or train.schema.name,
-            data_digest=train.digest,
-            rows=len(train),
-            time_from=started,
-            time_to=ended,
+        training=training_facts(
+            train,
+            validation,
+            dataset=dataset,
             split=split,
             seed=settings.seed,
             settings=settings.model_dump(mode="json"),
-            tools=tool_names(train, train.labels > 0),
-            services=tool_names(train, train.labels == 0),
-            held_out=list(held_out),
+            held_out=held_out,
         ),
         temperature=fitted.temperature,
         thresholds=fitted.thresholds,
@@ -194,7 +204,7 @@ def fit(
     train: TrafficSet,
     validation: TrafficSet,
     *,
-    alert_budget: float = 1e-3,
+    alert_budget: float = ALERT_BUDGET,
     threads: int = 1,
     progress: Progress = silent,
     on_epoch: Epoch | None = None,
@@ -235,13 +245,30 @@ def fit(
             where=f"family {family.name}",
             remedy="lower the learning rate; for a plugin, run robustidps.testing on it",
         )
-    temperature = fit_temperature(logits, rows[1].y)
-    probabilities = softmax(logits, temperature)
-    thresholds = fit_thresholds(probabilities, validation.labels, train.schema, alert_budget)
     progress("measuring", 0, None)
-    metrics = _own_figures(family, trained, rows[1].x)
-    metrics |= _validation_figures(logits, probabilities, thresholds, temperature, validation)
-    return Fitted(train.schema, preprocessing, trained, temperature, thresholds, metrics, history)
+    own = _own_figures(family, trained, rows[1].x)
+    found = calibrate(logits, validation, alert_budget)
+    return Fitted(
+        train.schema, preprocessing, trained, found.temperature, found.thresholds, own | found.metrics, history
+    )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What validation rows say of logits: temperature, alert threshold per attack class, and the `val_*` figures."""
+
+    temperature: float
+    thresholds: dict[str, float]
+    metrics: dict[str, float]
+
+
+def calibrate(logits: npt.NDArray[Any], validation: TrafficSet, alert_budget: float) -> Calibration:
+    """Fits temperature and thresholds to the logits [N, C] of labelled validation rows. Raises DatasetError."""
+    temperature = fit_temperature(logits, validation.labels)
+    probabilities = softmax(logits, temperature)
+    thresholds = fit_thresholds(probabilities, validation.labels, validation.schema, alert_budget)
+    metrics = _validation_figures(logits, probabilities, thresholds, temperature, validation)
+    return Calibration(temperature, thresholds, metrics)
 
 
 def class_weights(
@@ -278,6 +305,33 @@ def requirements(family: ModelFamily) -> list[str]:
             version = importlib.metadata.version(name)
         found.append(f"{name}=={version.partition('+')[0]}")  # a local build's +cpu is on no index
     return sorted(found)
+
+
+def training_facts(
+    train: TrafficSet,
+    validation: TrafficSet,
+    *,
+    dataset: str | None,
+    split: str,
+    settings: dict[str, Any],
+    seed: int = 0,
+    held_out: Iterable[str] = (),
+) -> TrainingFacts:
+    """Where a version's knowledge comes from, as its metadata tell it."""
+    started, ended = _time_range(train, validation)
+    return TrainingFacts(
+        dataset=dataset or train.schema.name,
+        data_digest=train.digest,
+        rows=len(train),
+        time_from=started,
+        time_to=ended,
+        split=split,
+        seed=seed,
+        settings=settings,
+        tools=tool_names(train, train.labels > 0),
+        services=tool_names(train, train.labels == 0),
+        held_out=list(held_out),
+    )
 
 
 def tool_names(traffic: TrafficSet, rows: npt.NDArray[np.bool_]) -> list[str]:

@@ -9,6 +9,7 @@ other, and only then does ONNX Runtime see anything; the golden rows it has to r
     files.py     what may lie in the folder, the digest    graph.py      composing the graph
     audit.py     what may stand in the graph               parity.py     the gate
     session.py   running it                                trial.py      a stranger's graph, tried in its own process
+    merge.py     several graphs as one                     docs/bundle.md   the format in words
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ from robustidps.settings import writable
 from robustidps.traffic.schema import TrafficSchema
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["Bundle", "bundle_digest", "open_bundle", "write_bundle"]
+__all__ = ["Bundle", "bundle_digest", "open_bundle", "verified_model", "write_bundle", "write_graph"]
 
 GOLDEN_ROWS = 256
 PARITY_ROWS = 5000
@@ -173,6 +174,13 @@ def bundle_digest(folder: Path) -> str:
     return digest_of(contents, strict_json(contents.files["metadata.json"], contents.where / "metadata.json"))
 
 
+def verified_model(folder: Path, expected_digest: str) -> bytes:
+    """The graph of the bundle that has this digest, as it was read when that was checked. Raises as `open_bundle`."""
+    contents = read_folder(Path(folder))
+    _verify(contents, expected_digest)
+    return contents.files["model.onnx"]
+
+
 def _verify(contents: Contents, expected_digest: str | None) -> str:
     where = contents.where / "metadata.json"
     data = contents.files["metadata.json"]
@@ -270,31 +278,88 @@ def write_bundle(
         StorageError: full disk or read-only folder; nothing is left behind.
     """
     folder = Path(folder)
-    metadata = _completed(metadata, schema, preprocessing, temperature, rows)
+    width = schema.input_dim if preprocessing.fills_only else schema.standardised_dim
+    if (preprocessing.input_dim, preprocessing.output_dim) != (schema.input_dim, width):
+        raise SchemaError("the preprocessing was fitted for another schema", where=schema.name)
+    metadata = ModelMetadata.model_validate(metadata.model_dump() | {"temperature": float(temperature)})
+
+    def export(work: Path) -> bytes:
+        with _disk_errors(folder):
+            trained.export_onnx(work / "logits.onnx")
+        return compose_bytes(work / "logits.onnx", preprocessing, temperature)
+
+    def probabilities(x: Floats) -> Floats:
+        return softmax(trained.logits(preprocessing.transform(x)), temperature)
+
+    return _write(
+        folder, metadata, schema, export, probabilities, rows, reference, evaluation, native=trained.save_native
+    )
+
+
+def write_graph(
+    folder: Path,
+    *,
+    metadata: ModelMetadata,
+    schema: TrafficSchema,
+    model: bytes,
+    probabilities: Callable[[Floats], Floats],
+    rows: TrafficSet,
+    reference: dict[str, Any],
+) -> Bundle:
+    """As `write_bundle`, for a graph that is whole already: raw features to probabilities, temperature and all.
+
+    Args:
+        model: the ONNX file's bytes.
+        probabilities: raw rows [N, F] to [N, C], computed another way than by `model`: what it has to agree with.
+
+    Raises:
+        What `write_bundle` raises.
+    """
+    return _write(Path(folder), metadata, schema, lambda work: model, probabilities, rows, reference)
+
+
+def _write(
+    folder: Path,
+    metadata: ModelMetadata,
+    schema: TrafficSchema,
+    export: Callable[[Path], bytes],
+    probabilities: Callable[[Floats], Floats],
+    rows: TrafficSet,
+    reference: dict[str, Any],
+    evaluation: dict[str, Any] | None = None,
+    native: Callable[[Path], None] | None = None,
+) -> Bundle:
+    """What every way of making a bundle ends in.
+
+    Args:
+        export: gives the graph; may write into the folder that it is handed, which is empty and goes away.
+        probabilities: what the graph has to agree with.
+        native: writes the framework's own artefact into a folder.
+    """
+    metadata = _completed(metadata, schema, rows)
     x = _parity_rows(rows)
-    native = softmax(trained.logits(preprocessing.transform(x)), temperature)
+    expected = probabilities(x)
     with _partial_folder(folder) as partial:
         work = partial / "work"
         work.mkdir()
-        with _disk_errors(folder):
-            trained.export_onnx(work / "logits.onnx")
-        model = compose_bytes(work / "logits.onnx", preprocessing, temperature)
+        model = export(work)
         shutil.rmtree(work)
-        report, difference = parity.demand_parity(native, Session(model, folder).run, x, folder)
+        report, difference = parity.demand_parity(expected, Session(model, folder).run, x, folder)
         golden = _golden_rows(difference)
         files = {
             "model.onnx": model,
             "schema.json": (schema.model_dump_json(indent=2) + "\n").encode(),
             "reference.json": _json(reference, "reference"),
-            "golden.npz": pack_golden(x[golden], native[golden]),
+            "golden.npz": pack_golden(x[golden], expected[golden]),
         }
         if evaluation is not None:
             files["evaluation.json"] = _json(evaluation, "evaluation")
         for name, data in files.items():
             (partial / name).write_bytes(data)
-        (partial / "native").mkdir()
-        with _disk_errors(folder):
-            trained.save_native(partial / "native")
+        if native is not None:
+            (partial / "native").mkdir()
+            with _disk_errors(folder):
+                native(partial / "native")
         _finish(partial, metadata)
         contents = read_folder(partial, unfinished=True)
         bundle = _construct(contents, _verify(contents, None))
@@ -304,9 +369,7 @@ def write_bundle(
     return bundle
 
 
-def _completed(
-    metadata: ModelMetadata, schema: TrafficSchema, preprocessing: Preprocessing, temperature: float, rows: TrafficSet
-) -> ModelMetadata:
+def _completed(metadata: ModelMetadata, schema: TrafficSchema, rows: TrafficSet) -> ModelMetadata:
     if rows.schema.digest != schema.digest:
         raise SchemaError("the rows are of another schema than the bundle", where=rows.schema.name)
     if (metadata.input_dim, metadata.output_dim) != (schema.input_dim, schema.output_dim):
@@ -315,12 +378,9 @@ def _completed(
             f"the schema {schema.input_dim} x {schema.output_dim}",
             where=schema.name,
         )
-    width = schema.input_dim if preprocessing.fills_only else schema.standardised_dim
-    if (preprocessing.input_dim, preprocessing.output_dim) != (schema.input_dim, width):
-        raise SchemaError("the preprocessing was fitted for another schema", where=schema.name)
     if metadata.schema_digest not in ("", schema.digest):
         raise SchemaError("metadata names another schema's digest", where=schema.name)
-    changes = {"schema_digest": schema.digest, "temperature": float(temperature), "checksum": ""}
+    changes = {"schema_digest": schema.digest, "checksum": ""}
     return ModelMetadata.model_validate(metadata.model_dump() | changes)
 
 
