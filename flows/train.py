@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import flow
 from pydantic import Field
 
+from robustidps.flows.steps import candidate, traffic_parts
 from robustidps.judging import rule_set
 from robustidps.registry.metadata import MAX_SPLIT
-from robustidps.tasks.evaluation import evaluate_model, report_drift, write_evaluation_page
-from robustidps.tasks.registry import promote_version, register_version, release_version, reserve_version
-from robustidps.tasks.traffic import evaded, load_traffic, split_traffic, usable
-from robustidps.tasks.training import discard_bundles, train_model
+from robustidps.tasks.training import train_model
 from robustidps.traffic.holdout import HoldOut
-from robustidps.traffic.prepare import dataset_config, fingerprint
+from robustidps.traffic.prepare import dataset_config
 
 __all__ = ["train"]
 
@@ -66,67 +63,39 @@ def train(
     HoldOut.parse(hold_out or [])
     rule_set(rules or config.rules)  # what can't be judged had better not be trained
     name = name or (f"{family}-{config.suffix}" if config.suffix else family)
-    folder, spec = Path(data_dir) if data_dir else None, Path(schema_file) if schema_file else None
-    content = fingerprint(dataset, data_dir=folder, schema_file=spec)
-    parts = load_traffic(dataset, data_dir, schema_file, content=content)
-    if not usable(parts):
-        parts = load_traffic.with_options(refresh_cache=True)(dataset, data_dir, schema_file, content=content)
-    cut = split_traffic(parts, dataset, split, 0, limit_rows, hold_out)
-    report = cut["report"]
-    altered = evaded(dataset, cut["test"], content)
-    version = reserve_version(name, version, breaking)
-    registered = None
-    try:
-        overrides = overrides or {}
-        first = int(overrides.get("seed", 0))
-        trained = [
+    cut = traffic_parts(dataset, data_dir, schema_file, split, limit_rows, hold_out)
+    overrides = overrides or {}
+    first = int(overrides.get("seed", 0))
+
+    def make(number: str) -> list[dict[str, Any]]:
+        return [
             train_model(
                 family,
                 overrides | {"seed": seed},
                 cut["train"],
                 cut["validation"],
                 name=name,
-                version=version,
+                version=number,
                 dataset=dataset,
-                split=report["text"][:MAX_SPLIT],
-                held_out=list(report["held_out"]),
+                split=cut["report"]["text"][:MAX_SPLIT],
+                held_out=list(cut["report"]["held_out"]),
                 description=description,
             )
             for seed in range(first, first + seeds)
         ]
-        evaluated = [evaluate_model(b, cut["test"], dataset, i == 0, altered) for i, b in enumerate(trained)]
-        best = max(range(seeds), key=lambda i: trained[i]["metrics"].get("val_macro_f1", 0.0))
-        if seeds > 1:  # all drew into the version's folder: the pictures that stay are the chosen one's
-            evaluated[best] = evaluate_model(trained[best], cut["test"], dataset, evaded=altered)
-        drift = report_drift(trained[best], cut["train"], cut["test"])
-        evaluated[best] = write_evaluation_page(trained[best], evaluated[best], report["text"])
-        registered = register_version(
-            name,
-            version,
-            trained[best],
-            evaluated[best],
-            drift,
-            cut["test"],
-            dataset=dataset,
-            rules=rules or config.rules,
-            command=command_line(parameters),
-            evaded=altered,
-        )
-    finally:
-        if registered is None:  # failed or interrupted: the number is free again
-            release_version(name, version)
-        discard_bundles(name, version)  # the registry keeps its own copy
-    outcomes = promote_version(name, version, promote_to, rules) if promote_to else []
-    return registered | {
-        "dataset": dataset,
-        "split": report,
-        "evaluation": evaluated[best]["evaluation"],
-        "seeds": [{"seed": first + i, "metrics": e["evaluation"]["headline"]} for i, e in enumerate(evaluated)],
-        "drift": drift["summary"] | {"headline": drift["headline"]},
-        "page": evaluated[best]["page"],
-        "files": evaluated[best]["files"] + drift["files"],
-        "promotion": outcomes,
-    }
+
+    return candidate(
+        make,
+        cut,
+        name=name,
+        version=version,
+        breaking=breaking,
+        dataset=dataset,
+        kept_rules=rules or config.rules,
+        promote_to=promote_to,
+        rules=rules,
+        command=command_line(parameters),
+    )
 
 
 def command_line(parameters: dict[str, Any]) -> str:

@@ -240,6 +240,75 @@ def train(
 
 
 @app.command(rich_help_panel="Models")
+def unify(
+    members: Annotated[list[str], typer.Argument(help="registered versions, two or more: NAME@VERSION")],
+    dataset: Annotated[str, typer.Option(help="what the members were trained on")] = "simulated",
+    data_dir: DataDir = None,
+    schema: SchemaFile = None,
+    name: Annotated[
+        str | None, typer.Option(help="registered model; default: unified, with the data set's suffix")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="semantic version; default: the next minor one")] = None,
+    breaking: Annotated[bool, typer.Option("--breaking", help="take the next major number")] = False,
+    split: Annotated[
+        Literal["temporal", "official", "captures", "shuffled"] | None,
+        typer.Option(help="how traffic is held out; default: the data set's way"),
+    ] = None,
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hold-out",
+            help="what members were trained without: tool=NAME, service=NAME or day=YYYY-MM-DD; may be repeated",
+        ),
+    ] = None,
+    promote_to: Annotated[
+        Literal["Staging", "Production"] | None, typer.Option(help="ask the rules for this stage afterwards")
+    ] = None,
+    rules: RuleSetName = None,
+    description: Annotated[str, typer.Option(help="a sentence that is kept with the version")] = "",
+    as_json: Json = False,
+) -> None:
+    """Make one model of several registered versions: their weighted mean, as one graph; judge and register it."""
+    from robustidps.registry.metadata import check_version
+    from robustidps.settings import check_name
+    from robustidps.traffic.holdout import HoldOut
+
+    held_out = HoldOut.parse(hold_out or []).words()
+    if name is not None:
+        check_name(name)
+    if version is not None:
+        check_version(version)
+    _flows()
+    from robustidps.flows.unify import unify as flow
+
+    with console.bars(not as_json):
+        result = flow(
+            members=members,
+            dataset=dataset,
+            data_dir=str(data_dir.absolute()) if data_dir else None,
+            schema_file=str(schema.absolute()) if schema else None,
+            name=name,
+            version=version,
+            breaking=breaking,
+            split=split,
+            hold_out=held_out,
+            promote_to=promote_to,
+            rules=rules,
+            description=description,
+        )
+    if as_json:
+        console.emit_json(result)
+    else:
+        from robustidps.pages import show_training
+
+        for member in result["settings"]["members"]:
+            console.line(f"{member['model']} {member['version']}", f"weight {member['weight']:.3f}")
+        show_training(result)
+    if promote_to and not (result["promotion"] and result["promotion"][-1]["moved"]):
+        raise typer.Exit(RefusedError.exit_code)
+
+
+@app.command(rich_help_panel="Models")
 def models(
     families: Annotated[bool, typer.Option("--families", help="list what can be trained instead")] = False,
     name: Annotated[str | None, typer.Argument(help="one registered model: list its versions")] = None,

@@ -146,6 +146,22 @@ def test_evaluating_anew_prints_the_base_rates_and_where_the_page_lies(
     assert "drift.html" not in page and "temporal split" not in page  # those are of other traffic
 
 
+def test_registered_versions_are_unified_judged_and_registered_as_one(trained: dict, command, toy: Path) -> None:
+    base = ("--dataset", toy, "--rules", "toy", "--json")
+    done = command("train", "neural_ode", "--name", "second", "--set", "epochs=2", "--set", "seed=5", *base)
+    assert done.returncode == 0, done.stderr
+    done = command("unify", "toy@1.0.0", "second@1.0.0", "--name", "both", "--promote-to", "Production", *base)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    members = result["settings"]["members"]
+    assert (members[0]["model"], members[0]["digest"]) == ("toy", trained["digest"])
+    assert sum(m["weight"] for m in members) == pytest.approx(1, abs=1e-5) and result["promotion"][-1]["moved"]
+    for words in (["toy@1.0.0"], ["toy@1.0.0", "toy@1.0.0"], ["toy@1.0.0", "toy@77.0.0"]):
+        refused = command("unify", *words, *base)
+        assert refused.returncode == 3 and "Traceback" not in refused.stderr
+    assert "unified-toy" not in {row["model"] for row in json.loads(command("models", "--json").stdout)}
+
+
 def test_a_taken_version_is_refused_before_any_training(trained: dict, command, toy: Path) -> None:
     done = command("train", "neural_ode", "--dataset", toy, "--name", "toy", "--version", "1.0.0")
     assert done.returncode == 7 and "exists already" in done.stderr and "Traceback" not in done.stderr
