@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from robustidps import cli, console, settings
+from robustidps.cli import _app
 from robustidps.errors import printable
 
 
@@ -21,7 +22,7 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
     def call(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["robustidps", *map(str, words)])
-        cli._given.clear()
+        _app.given.clear()
         monkeypatch.setattr(settings, "_current", None)  # as in a new process
         with pytest.raises(SystemExit) as end:
             cli.main()

@@ -230,8 +230,9 @@ def test_registering_from_the_command_line_ends_in_json_or_a_code(registry, tmp_
     import json
 
     from robustidps import cli
+    from robustidps.cli import registry as cli_registry
 
-    monkeypatch.setattr(cli, "_registry", lambda: registry)
+    monkeypatch.setattr(cli_registry, "open_registry", lambda: registry)
     (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
     (tmp_path / "schema.json").write_text(TOY.model_dump_json())
     (tmp_path / "cut.onnx").write_bytes(model().SerializeToString()[:-20])

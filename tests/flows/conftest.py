@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from robustidps import cli, settings
+from robustidps.cli import _app
 from robustidps.traffic.flow64 import FLOW64
 from robustidps.traffic.trafficset import TrafficSet
 
@@ -86,7 +87,7 @@ def command(installation: Path) -> Command:
             patch.setattr("sys.argv", ["robustidps", *map(str, words)])
             for key, value in {"ROBUSTIDPS_HOME": str(home), "COLUMNS": "200", **env}.items():
                 patch.setenv(key, value)
-            patch.setattr(cli, "_given", {})
+            patch.setattr(_app, "given", {})
             patch.setattr(settings, "_current", None)  # as in a new process
             with pytest.raises(SystemExit) as end:
                 cli.main()

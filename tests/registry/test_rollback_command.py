@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from robustidps import cli
+from robustidps.cli import stages
 from robustidps.testing.registry import APPROVE
 
 
@@ -13,7 +14,7 @@ def roll_back(stocked, monkeypatch, capsys):
     """Runs the command on a registry with 1.0.0 behind 1.1.0; gives standard output and standard error."""
     for version in ("1.0.0", "1.1.0"):
         stocked.transition("toy", version, "Production", verdict=APPROVE)
-    monkeypatch.setattr(cli, "_registry", lambda: stocked)
+    monkeypatch.setattr(stages, "open_registry", lambda: stocked)
 
     def call() -> tuple[str, str]:
         monkeypatch.setattr("sys.argv", ["robustidps", "rollback", "toy"])

@@ -12,6 +12,7 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from robustidps import cli
+from robustidps.cli import _app
 from robustidps.errors import (
     ConfigError,
     ConflictError,
@@ -227,7 +228,7 @@ def test_the_list_says_which_is_which(source, describe_set):
 
 
 def test_the_command_says_what_was_fetched_and_what_comes_next(source, describe_set, home, monkeypatch):
-    monkeypatch.setattr(cli, "_given", {})
+    monkeypatch.setattr(_app, "given", {})
     describe_set(
         files=[{"url": source.url, "file": "mine.zip"}], page="https://example.org/form", steps=["take the rest"]
     )
