@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from robustidps.models._graph import Graph
 from robustidps.models._loop import LoopSettings
-from robustidps.settings import writable
 
 __all__ = ["Layer", "MLPSettings", "write_mlp"]
 
@@ -45,27 +45,9 @@ def write_mlp(path: Path, layers: Sequence[Layer]) -> None:
     Raises:
         StorageError: full disk, read-only folder.
     """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    nodes, constants, value = [], [], "x"
-    for k, (weights, bias) in enumerate(layers):
-        last = k == len(layers) - 1
-        out = "logits" if last else f"z{k}"
-        constants += [numpy_helper.from_array(np.asarray(weights, np.float32), f"W{k}")]
-        constants += [numpy_helper.from_array(np.asarray(bias, np.float32), f"b{k}")]
-        nodes.append(helper.make_node("Gemm", [value, f"W{k}", f"b{k}"], [out]))
-        if not last:
-            nodes.append(helper.make_node("Relu", [out], [f"h{k}"]))
-            value = f"h{k}"
-    inputs, classes = layers[0][0].shape[0], layers[-1][0].shape[1]
-    graph = helper.make_graph(
-        nodes,
-        "mlp",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", inputs])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    with writable(path):
-        onnx.save(model, str(path))
+    graph, value = Graph("mlp"), "x"
+    for weights, bias in layers[:-1]:
+        value = graph.node("Relu", graph.node("Gemm", value, graph.constant(weights), graph.constant(bias)))
+    weights, bias = layers[-1]
+    graph.node("Gemm", value, graph.constant(weights), graph.constant(bias), outputs=["logits"])
+    graph.save(path, inputs=layers[0][0].shape[0], classes=weights.shape[1])

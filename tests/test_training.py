@@ -244,5 +244,5 @@ def test_a_neural_ode_passes_through_the_same_door(tmp_path):
     out = tmp_path / "b"
     bundle = train_bundle(family, settings, TRAIN, VALIDATION, name="neural_ode", version="1.0.0", out=out).bundle
     assert bundle.metadata.performance_metrics["val_accuracy"] > 0.8
-    assert {r.partition("==")[0] for r in bundle.metadata.requirements} == {"torch", "onnxscript", "safetensors"}
+    assert {r.partition("==")[0] for r in bundle.metadata.requirements} == {"torch", "safetensors"}
     assert not any("+" in r for r in bundle.metadata.requirements)

@@ -124,6 +124,16 @@ def test_the_exported_model_says_what_the_native_one_says(model, exported, batch
     np.testing.assert_allclose(logits, model.logits(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("settings", [{"width": 40}, {"width": 32}, {"bins": 0}, {"t1": 2.0, "steps": 5}])
+def test_both_forms_of_the_equation_export_the_same_answer(settings, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = train(epochs=2, **settings)
+    model.export_onnx(tmp_path / "logits.onnx")
+    x = rows(50, 5).x
+    (logits,) = onnxruntime.InferenceSession(str(tmp_path / "logits.onnx")).run(["logits"], {"x": x})
+    np.testing.assert_allclose(logits, model.logits(x), atol=1e-5)
+
+
 def test_the_export_is_one_file_with_the_promised_names(exported):
     folder, session = exported
     assert [p.name for p in folder.iterdir()] == ["logits.onnx"]
