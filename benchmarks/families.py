@@ -79,7 +79,7 @@ class Trained:
         return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks families", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -89,7 +89,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, help="train on this many rows at most, for a quick look")
     parser.add_argument("--keep", type=Path, help="folder that keeps bundles and figures for another run")
     parser.add_argument("--write", action="store_true", help="rewrite the section of docs/results.md")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.write and (arguments.only or arguments.rows or arguments.seeds < 2):
         parser.error("--write is for the page's own figures: every family, all rows, two seeds or more")
     names = arguments.only or available()
