@@ -8,14 +8,12 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from robustidps.flows.steps import candidate, traffic_parts
+from robustidps.flows.steps import candidate, traffic_parts, trainings
 from robustidps.judging import rule_set
-from robustidps.registry.metadata import MAX_SPLIT
-from robustidps.tasks.training import train_model
 from robustidps.traffic.holdout import HoldOut
 from robustidps.traffic.prepare import dataset_config
 
-__all__ = ["train"]
+__all__ = ["command_line", "train"]
 
 
 @flow(name="train", persist_result=True, result_serializer="json", validate_parameters=True)
@@ -64,26 +62,7 @@ def train(
     rule_set(rules or config.rules)  # what can't be judged had better not be trained
     name = name or (f"{family}-{config.suffix}" if config.suffix else family)
     cut = traffic_parts(dataset, data_dir, schema_file, split, limit_rows, hold_out)
-    overrides = overrides or {}
-    first = int(overrides.get("seed", 0))
-
-    def make(number: str) -> list[dict[str, Any]]:
-        return [
-            train_model(
-                family,
-                overrides | {"seed": seed},
-                cut["train"],
-                cut["validation"],
-                name=name,
-                version=number,
-                dataset=dataset,
-                split=cut["report"]["text"][:MAX_SPLIT],
-                held_out=list(cut["report"]["held_out"]),
-                description=description,
-            )
-            for seed in range(first, first + seeds)
-        ]
-
+    make = trainings(family, overrides or {}, seeds, cut, name=name, dataset=dataset, description=description)
     return candidate(
         make,
         cut,

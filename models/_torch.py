@@ -5,12 +5,16 @@ comes out. Importing this module imports no torch.
 
 Training: AdamW with warm-up and cosine decay, class-weighted cross-entropy, gradients clipped, early stopping on the
 validation rows with the best weights restored. On a CPU, the same seed, rows and threads give the same weights.
+
+torch has one random state, one number of threads and one exporter a process. Whoever trains or exports holds `_turn`
+meanwhile: trainings that threads of one process begin at once take turns, and each gives what it gives alone.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +41,7 @@ __all__ = ["TorchModel", "TorchSettings", "fit", "forward", "load", "torch_at", 
 Floats = npt.NDArray[np.float32]
 
 _CHUNK = 8192  # rows at a time when predicting: fits the cache, and memory stays bounded
+_turn = threading.RLock()
 
 
 class TorchSettings(LoopSettings):
@@ -74,11 +79,11 @@ class TorchModel:
 
         torch = torch_of(self.family)
         logger = logging.getLogger("torch.onnx")
-        level = logger.level
-        logger.setLevel(logging.ERROR)  # it remarks on operators that such models have none of
         example = torch.zeros(2, self.network.inputs)
-        try:
-            with writable(path), warnings.catch_warnings():
+        with _turn, writable(path), warnings.catch_warnings():
+            level = logger.level
+            logger.setLevel(logging.ERROR)  # it remarks on operators that such models have none of
+            try:
                 warnings.simplefilter("ignore", FutureWarning)  # torch's, about itself
                 torch.onnx.export(
                     self.network,
@@ -92,8 +97,8 @@ class TorchModel:
                     opset_version=18,
                     verbose=False,
                 )
-        finally:
-            logger.setLevel(level)
+            finally:
+                logger.setLevel(level)
 
     def save_native(self, folder: Path) -> None:
         """Writes `weights.safetensors` and `config.json` into `folder`. Read them again with `load_native`."""
@@ -149,10 +154,13 @@ def torch_of(family: str) -> Any:
 
 @contextmanager
 def torch_at(seed: int, threads: int | None, family: str = "") -> Iterator[None]:
-    """torch seeded and with this many threads for a block; the caller's own random state and threads come back."""
+    """torch seeded and with this many threads for a block; the caller's own random state and threads come back.
+
+    Another thread of this process that calls it meanwhile waits.
+    """
     torch = torch_of(family)
-    before = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
+    with _turn, torch.random.fork_rng(devices=[]):
+        before = torch.get_num_threads()
         torch.manual_seed(seed)
         if threads is not None:
             torch.set_num_threads(threads)

@@ -2,4 +2,5 @@
 
 from robustidps.cli import main
 
-main()
+if __name__ == "__main__":  # a worker process imports its parent's main module, and must not run the command again
+    main()

@@ -44,14 +44,21 @@ def remark(text: str) -> None:
     err.print(f"[dim]{escape(text)}[/dim]")
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[str] = ()) -> None:
-    """A table on standard output; columns named in `right` are set flush right."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Sequence[str] = (),
+    wrapped: Sequence[str] = (),
+) -> None:
+    """A table on standard output; columns named in `right` are set flush right, those in `wrapped` may break at blanks
+    however short they are."""
     grid = Table(
         title=escape(title) if title else None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
     cells = [[printable(cell, 400) for cell in row] for row in rows]
     for index, column in enumerate(columns):
-        short = max([len(column), *(len(row[index]) for row in cells)]) <= SHORT
+        short = column not in wrapped and max([len(column), *(len(row[index]) for row in cells)]) <= SHORT
         justify: Literal["left", "right"] = "right" if column in right else "left"
         grid.add_column(escape(column), justify=justify, overflow="fold", no_wrap=short)
     for row in cells:
@@ -84,14 +91,23 @@ def fail(error: RobustIDPSError) -> None:
 
 
 class _Bars:
-    """One live bar; a stage that ends becomes a line that stays, so that results can be printed between stages."""
+    """One live bar; a stage that ends becomes a line that stays, so that results can be printed between stages.
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    Each branch draws a bar below; it is called from one thread at a time, rich's own lock keeps several apart.
+    """
+
+    def __init__(self, progress: Progress, name: str = "") -> None:
+        self.progress, self.name = progress, name
         self.stage: str | None = None
         self.task: TaskID | None = None
+        self.branches: list[_Bars] = []
+
+    def branch(self, name: str) -> _Bars:
+        self.branches.append(_Bars(self.progress, name))
+        return self.branches[-1]
 
     def __call__(self, stage: str, done: float, total: float | None = None, *, unit: str = "", note: str = "") -> None:
+        stage = f"{self.name}: {stage}" if self.name else stage
         if stage != self.stage or self.task is None:
             self.finish()
             self.stage = stage
@@ -101,7 +117,9 @@ class _Bars:
         self.progress.update(self.task, completed=done, total=total, amount=escape(printable(text)))
 
     def finish(self) -> None:
-        """Ends the stage: its bar becomes a line of text."""
+        """Ends the stage: its bar becomes a line of text. Those of branches end too."""
+        for below in self.branches:
+            below.finish()
         if self.task is None:
             return
         state = next(t for t in self.progress.tasks if t.id == self.task)
@@ -155,11 +173,16 @@ def bars(enabled: bool = True) -> Iterator[None]:
 class _Plain:
     """For logs: a line when a stage begins, and one every ten seconds while it lasts."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.stage: str | None = None
         self.told = 0.0
 
+    def branch(self, name: str) -> _Plain:
+        return _Plain(name)
+
     def __call__(self, stage: str, done: float, total: float | None = None, *, unit: str = "", note: str = "") -> None:
+        stage = f"{self.name}: {stage}" if self.name else stage
         now = time.monotonic()
         if stage == self.stage and now - self.told < 10:
             return

@@ -29,6 +29,7 @@ Exit code 1 is a defect of ours, 2 a wrong command line, 130 an interruption.
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 __all__ = [
     "BundleError",
@@ -79,9 +80,19 @@ class RobustIDPSError(Exception):
         self.remedy = None if remedy is None else printable(remedy, 1000)
         super().__init__(problem)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An error that crosses to another process is the same there, whatever a subclass's constructor takes."""
+        return _again, (type(self), self.args), self.__dict__
+
     def __str__(self) -> str:
         head = f"{self.where}: {self.problem}" if self.where else self.problem
         return f"{head} ({self.remedy})" if self.remedy else head
+
+
+def _again(kind: type[RobustIDPSError], args: tuple[Any, ...]) -> RobustIDPSError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    return error
 
 
 class InputError(RobustIDPSError):

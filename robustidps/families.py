@@ -18,7 +18,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -41,6 +42,7 @@ __all__ = [
     "Standardised",
     "TrainedModel",
     "TrainingContext",
+    "choose",
     "discover",
     "family_settings",
     "get_family",
@@ -135,6 +137,9 @@ class ModelFamily(Protocol):
     ) -> TrainedModel:
         """Trains on `train`, stops early on `validation`. Deterministic by `settings.seed`.
 
+        Threads of one process may train several families at once: keep to random states of your own, or hold a lock
+        while you use one that the process shares (as `robustidps.models._torch.torch_at` does).
+
         Raises:
             ConfigError: settings that can't work with these sizes.
         """
@@ -166,6 +171,15 @@ class FamilyInfo:
 
 def discover() -> dict[str, FamilyInfo]:
     """All families by name; broken and unavailable ones are in it with the reason. Ours win a contested name."""
+    with _finding:
+        return _discover()
+
+
+_finding = threading.RLock()
+"""While a family is imported the process's standard output is another one: two threads would not give it back."""
+
+
+def _discover() -> dict[str, FamilyInfo]:
     found: dict[str, FamilyInfo] = {}
     points = sorted(entry_points(group=GROUP), key=lambda p: (not is_ours(p), _distribution(p), p.name))
     for point in points:
@@ -221,6 +235,35 @@ def get_family(name: str) -> ModelFamily:
     if info.problem:
         raise MissingExtraError(f"what family {name!r} needs", info.family.extra, info.distribution)
     return info.family
+
+
+def choose(
+    families: Sequence[str] | None, overrides: Mapping[str, Any]
+) -> tuple[list[str], dict[str, dict[str, str | None]]]:
+    """Which families to train, in order; and those that can't be, by name, with the reason and what to do about it.
+
+    One that is named is tried, whatever it lacks.
+
+    Raises:
+        ConfigError: no such family, settings for one that isn't trained, or none to train.
+    """
+    found = discover()
+    unknown = sorted(set(families or ()) - set(found))
+    if unknown:
+        raise ConfigError(f"no family {printable(unknown[0])!r}", remedy=f"known: {', '.join(sorted(found))}")
+    chosen = list(dict.fromkeys(families or (name for name, info in sorted(found.items()) if info.problem is None)))
+    skipped: dict[str, dict[str, str | None]] = {}
+    if not families:
+        skipped = {n: {"problem": i.problem, "remedy": i.remedy} for n, i in sorted(found.items()) if i.problem}
+    if not chosen:
+        raise ConfigError("no family can be trained here", remedy="robustidps models --families says why")
+    for name in sorted(set(overrides) - set(chosen)):
+        raise ConfigError(
+            f"there are settings for {printable(name)!r}, which isn't trained",
+            where="--set",
+            remedy=f"trained are: {', '.join(chosen)}",
+        )
+    return chosen, skipped
 
 
 def family_settings(family: ModelFamily, overrides: dict[str, Any] | None = None) -> FamilySettings:

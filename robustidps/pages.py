@@ -37,6 +37,9 @@ HEADLINE = (
     "alert_false_positive_rate",
 )
 
+SIDE_BY_SIDE = ("accuracy", "macro_f1", "detection_rate", "false_positive_rate")
+"""Figures that families are set side by side by."""
+
 
 @dataclass(frozen=True)
 class Page:
@@ -417,6 +420,44 @@ def show_verdict(name: str, version: str, stage: str, verdict: dict[str, Any], m
     console.line("promotion", f"{name} {version} {said} for {stage}   ({passed} of {len(results)} rules)", "red")
     for reason in reasons:
         console.line("", reason, "red")
+
+
+def family_rows(outcomes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row a family of `train_all`: the figures of what was registered, if anything was."""
+    from robustidps.evaluation.report import Interval
+
+    rows = []
+    for family, outcome in outcomes.items():
+        figures = outcome["evaluation"]["headline"] if "evaluation" in outcome else {}
+        name = f"{outcome['name']} {outcome['version']}" if figures else f"{family} failed"
+        shown = {m: f"{Interval.model_validate(figures[m]):.3f}" if m in figures else None for m in SIDE_BY_SIDE}
+        rows.append({"model": name, **shown})
+    return rows
+
+
+def show_families(result: Mapping[str, Any]) -> None:
+    """What `train_all` gave: the table, then each refusal, each failure and what was left out."""
+    outcomes = result["families"]
+    rows = family_rows(outcomes)
+    cells = ([_cell(value) for value in row.values()] for row in rows)
+    title = f"on held-out traffic of {result['dataset']}, with 95 % intervals"
+    console.table(title, list(rows[0]), cells, wrapped=list(rows[0]))
+    for outcome in outcomes.values():
+        for said in outcome["promotion"]:
+            show_verdict(outcome["name"], outcome["version"], said["stage"], said["verdict"], said["moved"])
+    for family, outcome in outcomes.items():
+        if error := outcome["error"]:
+            where = f"{error['where']}: " if error["where"] else ""
+            remedy = f" ({error['remedy']})" if error["remedy"] else ""
+            console.line(f"{family} failed", f"{where}{error['problem']}{remedy}", "red")
+    for family, why in result["skipped"].items():
+        console.remark(f"{family} left out: {'; '.join(filter(None, (why['problem'], why['remedy'])))}")
+    for outcome in outcomes.values():
+        if "page" in outcome:
+            console.remark(Path(outcome["page"]).absolute().as_uri())
+    made = [f"{o['name']}@{o['version']}" for o in outcomes.values() if "page" in o]
+    if len(made) > 1:
+        console.remark(f"whether two differ, on the same rows: robustidps compare {made[0]} {made[1]}")
 
 
 def show_training(result: dict[str, Any]) -> None:

@@ -1,16 +1,18 @@
 """How long work tells how far it is: one callable, so that the library knows nothing of terminals or Prefect.
 
 Functions that take long have a `progress` argument. Between a command and the library stand Prefect tasks, which take
-only plain data; they ask `current()` for what the command line put up with `shown()`.
+only plain data; they ask `current()` for what the command line put up with `shown()`. It belongs to the thread that put
+it up, and to those that Prefect starts from it; pieces of work that go on side by side each get a `branch` of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
-__all__ = ["Progress", "current", "shown", "silent"]
+__all__ = ["Progress", "branch", "current", "shown", "silent"]
 
 
 class Progress(Protocol):
@@ -30,20 +32,33 @@ def silent(stage: str, done: float, total: float | None = None, *, unit: str = "
     """Tells nobody."""
 
 
-_current: Progress = silent
+_current: ContextVar[Progress] = ContextVar("progress", default=silent)
 
 
 def current() -> Progress:
-    """What this process shows progress on; `silent` unless a command put something up."""
-    return _current
+    """What to show progress on here; `silent` unless a command put something up."""
+    return _current.get()
 
 
 @contextmanager
 def shown(progress: Progress) -> Iterator[None]:
     """Makes `progress` the current one for a block."""
-    global _current
-    before, _current = _current, progress
+    before = _current.set(progress)
     try:
         yield
     finally:
-        _current = before
+        _current.reset(before)
+
+
+def branch(progress: Progress, name: str) -> Progress:
+    """Progress of one of several pieces of work that go on at once: its stages begin with `name`, and each has a bar
+    of its own where `progress` can draw several."""
+    own = getattr(progress, "branch", None)
+    if own is not None:
+        made: Progress = own(name)
+        return made
+
+    def named(stage: str, done: float, total: float | None = None, *, unit: str = "", note: str = "") -> None:
+        progress(f"{name}: {stage}", done, total, unit=unit, note=note)
+
+    return named

@@ -15,6 +15,7 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ from robustidps.plugins import ANY, LINE
 
 __all__ = [
     "CONFIGS",
+    "DASK",
     "Settings",
     "check_name",
     "config_error",
@@ -47,12 +49,15 @@ __all__ = [
     "load_yaml",
     "make_settings",
     "parse_yaml",
+    "part_of",
     "use_settings",
     "writable",
     "write_whole",
 ]
 
 CONFIGS = Path(__file__).parent / "configs"
+DASK = r"^(off|local|(tcp|tls)://[^\s/@]+:[0-9]{1,5})$"
+"""What the setting `dask` may be."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -76,6 +81,12 @@ class Settings(BaseSettings):
     )
     plugins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="plugins that may be imported, as NAME==VERSION:sha256-HEX; or `any` (docs/plugins.md)"
+    )
+    dask: str = Field(
+        default="off",
+        pattern=DASK,
+        description="where train_all trains: threads of one process (off), processes of this machine (local), or a "
+        "Dask scheduler's address, tcp://HOST:PORT or tls://HOST:PORT",
     )
     debug: bool = Field(default=False, description="show tracebacks")
 
@@ -327,9 +338,14 @@ def writable(path: Path) -> Iterator[None]:
         ) from None
 
 
+def part_of(path: Path) -> Path:
+    """A name beside `path` to write under until all is there; another one each time, as others may write it too."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+
+
 def write_whole(path: Path, content: str | bytes) -> Path:
     """Writes a file under `path`, all of it or nothing, and makes its folder. Raises StorageError."""
-    part = path.with_name(f"{path.name}.part")
+    part = part_of(path)
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -16,7 +16,7 @@ from robustidps.settings import get_settings, writable
 from robustidps.tasks.options import PLAIN
 from robustidps.tasks.references import load
 
-__all__ = ["evaluate_model", "report_drift", "write_evaluation_page"]
+__all__ = ["evaluate_model", "report_drift", "show_families", "write_evaluation_page"]
 
 
 @task(name="evaluate model", **PLAIN)
@@ -120,3 +120,26 @@ def write_evaluation_page(bundle: dict[str, Any], evaluated: dict[str, Any], spl
         description="all figures, base rates and pictures on one page",
     )
     return evaluated | {"page": str(page), "files": [str(page), *evaluated["files"]]}
+
+
+@task(name="compare families", **PLAIN)
+def show_families(
+    outcomes: dict[str, dict[str, Any]], skipped: dict[str, dict[str, str | None]], dataset: str
+) -> list[dict[str, Any]]:
+    """The families' figures side by side, and what failed or was left out, as a Prefect artefact; gives the rows."""
+    from robustidps.pages import family_rows
+
+    rows = family_rows(outcomes)
+    header = list(rows[0])
+    lines = [f"# Families on {dataset}", "", "Held-out flows; intervals: 95 %.", ""]
+    lines += [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    lines += [f"| {' | '.join(_cell(row[column]) for column in header)} |" for row in rows]
+    failed = {family: o["error"]["problem"] for family, o in outcomes.items() if o["error"]}
+    lines += ["", *(f"- {family} failed: {problem}" for family, problem in failed.items())]
+    lines += [f"- {family} left out: {why['problem']}" for family, why in skipped.items()]
+    create_markdown_artifact("\n".join(lines), key="families", description="families side by side")
+    return rows
+
+
+def _cell(value: Any) -> str:
+    return str(value if value is not None else "-").replace("|", "\\|")

@@ -74,6 +74,11 @@ def test_lists_are_json_where_a_script_reads_them(run) -> None:
     [
         (("train", "nope"), 3, "no family"),
         (("train", "neural_ode", "--set", "hidden=-1"), 3, "hidden"),
+        (("train-all", "nope"), 3, "no family"),
+        (("train-all", "--set", "epochs=1"), 3, "FAMILY.key=value"),
+        (("train-all", "quantum", "--set", "spiking.epochs=1"), 3, "isn't trained"),
+        (("train-all", "--dask", "10.0.0.7:8786"), 3, "no place to train in"),
+        (("train-all", "--rules", "nope"), 3, "nope.yaml: no such file"),
         (("train", "neural_ode", "--set", "hiden=1"), 3, "unknown key 'hiden'"),
         (("train", "neural_ode", "--set", "hidden"), 3, "key=value"),
         (("train", "neural_ode", "--set", "hidden=" + "[" * 5000), 3, "nested too deeply"),

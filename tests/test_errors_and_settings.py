@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -67,6 +68,19 @@ def test_a_message_without_end_is_cut():
 
 def test_a_missing_extra_says_what_to_install():
     assert str(MissingExtraError("torch", "torch")) == "torch is not installed (pip install 'robustidps[torch]')"
+
+
+@pytest.mark.parametrize("kind", [RobustIDPSError, *ALL])
+def test_an_error_is_the_same_in_another_process(kind):
+    if kind is MissingExtraError:
+        error = kind("PyTorch", "torch", "robustidps-lda")
+    else:
+        error = kind("is \x00 broken", where="a.yaml", remedy="mend it")
+    here, there = multiprocessing.Pipe()
+    with here, there:
+        here.send(error)
+        again = there.recv()
+    assert type(again) is kind and str(again) == str(error) and vars(again) == vars(error) and again.args == error.args
 
 
 # --- the disk

@@ -67,6 +67,17 @@ def overrides_of(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
+def overrides_by_family(pairs: list[str]) -> dict[str, dict[str, Any]]:
+    """`--set FAMILY.key=value` options as a mapping for each family."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in overrides_of(pairs).items():
+        family, dot, key = name.partition(".")
+        if not dot or not family or not key:
+            raise ConfigError(f"{name!r} names no family", where="--set", remedy="write it as FAMILY.key=value")
+        found.setdefault(family, {})[key] = value
+    return found
+
+
 def beside(capture: Path, out: Path | None, labels: Path | None) -> Path:
     """Where the flows of a capture, or of a folder of them, go; never over what they are made from."""
     from robustidps.settings import exists

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from robustidps.cli._options import (
     RuleSetName,
     SchemaFile,
     Split,
+    overrides_by_family,
     overrides_of,
 )
 from robustidps.errors import RefusedError
@@ -95,6 +96,86 @@ def train(
 
         show_training(result)
     if promote_to and not (result["promotion"] and result["promotion"][-1]["moved"]):
+        raise typer.Exit(RefusedError.exit_code)
+
+
+@app.command(rich_help_panel="Models")
+def train_all(
+    families: Annotated[list[str] | None, typer.Argument(help="which; default: all that can be trained here")] = None,
+    dataset: Annotated[str, typer.Option(help="name (`robustidps data list`), or a Parquet or CSV file")] = "simulated",
+    data_dir: DataDir = None,
+    schema: SchemaFile = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="a setting of one of them: FAMILY.key=value")
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=20, help="train this many of each; the best on validation is registered")
+    ] = 1,
+    split: Split = None,
+    limit_rows: Annotated[int | None, typer.Option(min=1, help="train on a random sample of this many rows")] = None,
+    hold_out: HeldOut = None,
+    promote_to: PromoteTo = None,
+    rules: RuleSetName = None,
+    description: Description = "",
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            "--dask",
+            help="local: processes of this machine; tcp:// or tls://HOST:PORT: a scheduler; off: threads. "
+            "Default: the setting `dask`",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="how many at once; default: what the machine has room for")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train several families side by side on the same traffic, register each, and compare them.
+
+    One that fails stops no other; the exit code is then the first failure's.
+    """
+    from robustidps.families import choose
+    from robustidps.judging import rule_set
+    from robustidps.pages import show_families
+    from robustidps.traffic.holdout import HoldOut
+    from robustidps.traffic.prepare import dataset_config
+    from robustidps.workers import check_place
+
+    overrides = overrides_by_family(settings or [])
+    chosen, _ = choose(families, overrides)
+    held_out = HoldOut.parse(hold_out or []).words()
+    rule_set(rules or dataset_config(dataset).rules)
+    check_place(dask)
+    ready_flows()
+    from robustidps.flows.train_all import train_all as flow
+
+    with console.bars(not as_json):
+        state: Any = flow(
+            families=families or None,
+            dataset=dataset,
+            data_dir=str(data_dir.absolute()) if data_dir else None,
+            schema_file=str(schema.absolute()) if schema else None,
+            overrides=overrides,
+            seeds=seeds,
+            split=split,
+            limit_rows=limit_rows,
+            hold_out=held_out,
+            promote_to=promote_to,
+            rules=rules,
+            description=description,
+            dask=dask,
+            workers=workers,
+            return_state=True,
+        )
+        result = state.result(raise_on_failure=False)  # a family that failed makes the run fail, and there is a result
+    if isinstance(result, BaseException):
+        raise result
+    console.emit_json(result) if as_json else show_families(result)
+    outcomes = [result["families"][family] for family in chosen]
+    for outcome in outcomes:
+        if outcome["error"]:
+            raise typer.Exit(outcome["error"]["exit_code"])
+    if promote_to and not all(o["promotion"] and o["promotion"][-1]["moved"] for o in outcomes):
         raise typer.Exit(RefusedError.exit_code)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from robustidps.errors import DatasetError, MissingExtraError, SchemaError, printable
-from robustidps.settings import writable
+from robustidps.settings import part_of, writable
 from robustidps.traffic.schema import TrafficSchema
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class TrafficSet:
                 "robustidps.provenance": json.dumps(self.provenance, default=str),
             }
         )
-        part = path.with_name(f"{path.name}.part")
+        part = part_of(path)
         with writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
