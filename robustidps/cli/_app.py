@@ -26,9 +26,6 @@ registry_app = typer.Typer(no_args_is_help=True, help="The registry's upkeep.")
 app.add_typer(data_app, name="data", rich_help_panel="Traffic")
 app.add_typer(registry_app, name="registry", rich_help_panel="Installation")
 
-app.add_typer(data_app, name="data", rich_help_panel="Traffic")
-app.add_typer(registry_app, name="registry", rich_help_panel="Installation")
-
 
 @app.callback()
 def _options(
