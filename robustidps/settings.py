@@ -77,6 +77,10 @@ class Settings(BaseSettings):
     plugins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="plugins that may be imported, as NAME==VERSION:sha256-HEX; or `any` (docs/plugins.md)"
     )
+    loihi_python: Path = Field(
+        default=Path(__file__).resolve().parents[1] / "deployments" / "loihi" / ".venv" / "bin" / "python",
+        description="the Python that simulates Loihi (docs/neuromorphic.md); default: the one that `make loihi` makes",
+    )
     debug: bool = Field(default=False, description="show tracebacks")
 
     @field_validator("home")
