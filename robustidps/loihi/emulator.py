@@ -64,14 +64,22 @@ def emulate(quantised: Quantised, data: Ints, raster: int = 0) -> Emulation:
                     current = still
                 else:
                     current = _current(spikes.astype(np.float64) @ transposed[k], layer)
-                wrapped = np.where(current > _LIMIT, current - 2 * _LIMIT, current)
-                wrapped = np.where(wrapped <= -_LIMIT, current + 2 * _LIMIT, wrapped)
-                overflowed[k] += int((wrapped != current).sum())
+                if -_LIMIT < current.min() and current.max() <= _LIMIT:
+                    wrapped = current
+                else:
+                    wrapped = np.where(current > _LIMIT, current - 2 * _LIMIT, current)
+                    wrapped = np.where(wrapped <= -_LIMIT, current + 2 * _LIMIT, wrapped)
+                    overflowed[k] += int((wrapped != current).sum())
                 v = potentials[k]
-                kept = np.sign(v) * ((np.abs(v) * (4096 - layer.decay)) >> 12)
-                free = kept + wrapped + layer.bias
-                v[:] = np.clip(free, 1 - _LIMIT, _LIMIT - 1)
-                saturated[k] += int((free != v).sum())
+                v *= 4096 - layer.decay
+                v += (v < 0) * 4095  # the shift rounds downwards; Loihi rounds towards zero
+                v >>= 12
+                v += wrapped
+                v += layer.bias
+                if v.min() <= -_LIMIT or v.max() >= _LIMIT:
+                    kept = np.clip(v, 1 - _LIMIT, _LIMIT - 1)
+                    saturated[k] += int((kept != v).sum())
+                    v[:] = kept
                 spikes = v > layer.threshold << 6
                 v[spikes] = 0
                 totals[start:end, k] += np.count_nonzero(spikes, axis=1)

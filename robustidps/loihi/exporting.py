@@ -33,7 +33,7 @@ RASTER = 4
 def export_version(
     registry: ModelRegistry,
     name: str,
-    version: str = "latest",
+    version: str | None = None,
     *,
     rows: int = ROWS,
     on: Path | None = None,
@@ -45,7 +45,7 @@ def export_version(
     """`export` of a registered version.
 
     Args:
-        version: a number, or `production`, `staging`, `latest`.
+        version: a number, or `production`, `staging`, `latest`; default: the newest that is registered.
         rows: how many are simulated, drawn at random (seed 0) from the held-out ones.
         on: labelled traffic (Parquet); default: what the version was held out from.
         calibrate_on: what it was trained on; default: where training has left that in the home folder.
@@ -59,6 +59,9 @@ def export_version(
     from robustidps.traffic.trafficset import TrafficSet
 
     installed(registry.settings)  # before anything slow
+    if version is None:
+        there = [r.version for r in registry.versions(name) if r.status == "registered"]
+        version = there[-1] if there else "latest"
     record = registry.resolve(name, version)
     subject = subject_of(registry.bundle(name, record.version))
     where = f"{name} {record.version}"

@@ -39,7 +39,7 @@ THRESHOLD_LIMIT = 2**17 - 1
 MANTISSA_LIMIT, EXPONENT_LIMIT = 4095, 7
 INPUT_SHIFT = 8
 INPUT_LIMIT = 2**23 - 1
-SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+SHARES = (1.0, 0.85, 0.7, 0.55, 0.4)
 """Shares of a layer's largest weight that are tried as the largest that isn't cut off."""
 
 
