@@ -64,7 +64,7 @@ def emulate(quantised: Quantised, data: Ints, raster: int = 0) -> Emulation:
                     current = still
                 else:
                     current = _current(spikes.astype(np.float64) @ transposed[k], layer)
-                if -_LIMIT < current.min() and current.max() <= _LIMIT:
+                if current.min() > -_LIMIT and current.max() <= _LIMIT:
                     wrapped = current
                 else:
                     wrapped = np.where(current > _LIMIT, current - 2 * _LIMIT, current)

@@ -180,9 +180,9 @@ def _wait(process: subprocess.Popen[bytes], told: Any, limit_s: float, stage: st
     while time.monotonic() - started < limit_s:
         progress(stage, done, total, unit="steps")
         ready, _, _ = select.select([told], [], [], 0.1)
+        if process.poll() is not None:  # what it started may live on for a while, and tell how far it is
+            return process.returncode
         if not ready:
-            if process.poll() is not None:
-                return process.returncode
             continue
         lines = told.read(65536).split(b"\n")
         if lines == [b""]:  # nobody holds the other end any more
@@ -190,8 +190,6 @@ def _wait(process: subprocess.Popen[bytes], told: Any, limit_s: float, stage: st
                 code = process.wait(timeout=max(0.1, limit_s - (time.monotonic() - started)))
             except subprocess.TimeoutExpired:
                 return None
-            if total is not None and code == 0:
-                progress(stage, total, total, unit="steps")
             return code
         words = lines[-2].split() if len(lines) > 1 else []
         if len(words) == 2 and all(word.isdigit() for word in words):

@@ -60,8 +60,8 @@ def lava() -> Settings:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> SimpleNamespace:
     """A small spiking version on toy traffic: its bundle, the rows it was trained on, and held-out ones."""
-    train, validation, test = (toy_traffic(rows, seed) for rows, seed in ((1500, 0), (400, 1), (600, 2)))
-    settings = family_settings(get_family("spiking"), {"hidden": [24, 20], "epochs": 8, "steps": 12})
+    train, validation, test = (toy_traffic(rows, seed) for rows, seed in ((900, 0), (300, 1), (600, 2)))
+    settings = family_settings(get_family("spiking"), {"hidden": [24, 20], "epochs": 5, "steps": 10})
     out = tmp_path_factory.mktemp("spiking") / "bundle"
     made = train_bundle(get_family("spiking"), settings, train, validation, name="toy", version="1.0.0", out=out)
     return SimpleNamespace(bundle=made.bundle, subject=subject_of(made.bundle), train=train, test=test)

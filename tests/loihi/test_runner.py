@@ -50,7 +50,7 @@ def test_fixed_point_is_the_emulator_spike_for_spike(lava, network, nir_file) ->
 @pytest.mark.parametrize("fixed", [False, True], ids=["float", "fixed"])
 def test_many_samples_at_once_are_what_lavas_own_processes_say_one_by_one(lava, network, nir_file, fixed) -> None:
     quantised = quantise(network)
-    x = random_rows(3, seed=7)
+    x = random_rows(2, seed=7)
     data = quantised.inputs(network, x)[0] if fixed else encode(network, x)
     arrays = quantised.arrays() if fixed else {}
     folder = nir_file.parent
