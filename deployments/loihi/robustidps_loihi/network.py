@@ -128,7 +128,7 @@ def run(graph, data, *, fixed, batch, raster, token, progress):
                 neuron[key] = np.broadcast_to(neuron[key], shape).copy()
         # The source sends at step 1; each connection delays by one.
         how = {"steps": steps, "first": k + 2, "totals": totals[k], "counts": counts, "raster": rasters[k]}
-        dense = BatchDense(weights=weights, batch=batch, weight_exp=weight_exp)
+        dense = BatchDense(weights=weights, batch=batch, weight_exp=weight_exp, graded=k == 0 and not spikes)
         lif = RecordedLIF(shape=shape, **neuron, **how)
         before.s_out.connect(dense.s_in)
         dense.a_out.connect(lif.a_in)

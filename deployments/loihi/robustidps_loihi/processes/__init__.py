@@ -74,10 +74,13 @@ class SourceFixed(_SourceModel):
 
 
 class BatchDense(AbstractProcess):
-    """weights [N, D]; takes [B, D], gives [B, N] one step later. weight_exp: of the fixed-point model, as in Dense."""
+    """weights [N, D]; takes [B, D], gives [B, N] one step later.
 
-    def __init__(self, *, weights, batch, weight_exp=0):
-        super().__init__(weights=weights, weight_exp=weight_exp)
+    weight_exp: of the fixed-point model, as in Dense. graded: whether values other than 0 and 1 come in.
+    """
+
+    def __init__(self, *, weights, batch, weight_exp, graded):
+        super().__init__(weights=weights, weight_exp=weight_exp, graded=graded)
         outputs, inputs = weights.shape
         self.s_in = InPort(shape=(batch, inputs))
         self.a_out = OutPort(shape=(batch, outputs))
@@ -105,8 +108,8 @@ class BatchDenseFloat(PyLoihiProcessModel):
 @requires(CPU)
 @tag("fixed_pt")
 class BatchDenseFixed(PyLoihiProcessModel):
-    """As Lava's PyDenseModelBitAcc, with its clipping and truncation. The product is taken in float64, which holds
-    whole numbers of this size exactly and has a fast routine for them."""
+    """As Lava's PyDenseModelBitAcc, with its clipping and truncation. The product is taken in floating point, for which
+    there is a fast routine: in float32 where every sum is a whole number that it holds, in float64 else."""
 
     s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
@@ -117,14 +120,19 @@ class BatchDenseFixed(PyLoihiProcessModel):
         weights = proc_params["weights"]
         mode: SignMode = determine_sign_mode(weights)
         weights = truncate_weights(clip_weights(weights, mode, num_bits=8), mode, 8)
-        self.transposed = np.ascontiguousarray(weights.T, np.float64)
+        # Spikes are 0 or 1, so no sum is beyond that of a row's absolute weights.
+        small = not proc_params["graded"] and np.abs(weights).sum(axis=1).max() < 2**24
+        self.transposed = np.ascontiguousarray(weights.T, np.float32 if small else np.float64)
         self.weight_exp = int(proc_params["weight_exp"])
 
     def run_spk(self):
         self.a_out.send(self.a_buff)
-        total = (self.s_in.recv().astype(np.float64) @ self.transposed).astype(np.int64)
+        total = self.s_in.recv().astype(self.transposed.dtype) @ self.transposed
         e = self.weight_exp
-        self.a_buff = (total << e if e > 0 else total >> -e).astype(np.int32)
+        if e:
+            total = total.astype(np.int64)
+            total = total << e if e > 0 else total >> -e
+        self.a_buff = total.astype(np.int32)
 
 
 class RecordedLIF(LIFReset):
