@@ -79,7 +79,7 @@ def test_preprocessing_is_the_same_in_the_graph(tmp_path):
 
 def test_the_part_up_to_the_standardised_features_gives_just_those(tmp_path):
     x = toy_traffic(500, seed=8, missing=0.2).features
-    trained, constants = gemm()
+    _, constants = gemm()
     nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["logits"])]
     whole = compose_bytes(save(tmp_path / "f", nodes, TOY.standardised_dim, 4, constants=constants), FITTED, 1.0)
     part = cut(whole, STANDARDISED)
