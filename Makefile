@@ -16,7 +16,8 @@ unexport PYTHONPATH
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench constraints clean
+LOIHI := deployments/loihi
+.PHONY: help setup loihi try-loihi demo test lint format bench constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,10 +42,25 @@ $(VENV)/.installed-all: pyproject.toml constraints.txt | $(VENV)/.installed
 	@$(UV) pip install --quiet --python $(BIN)/python -e '.[$(TEST_EXTRAS)]' -c constraints.txt
 	@touch $@
 
-demo: setup ## the main job, end to end, on simulated traffic (under five minutes)
+loihi: setup $(LOIHI)/.venv/.installed ## the environment of the Loihi simulation (needs Python 3.10; docs/neuromorphic.md)
+
+# Made from inside its folder, so that pyenv and uv both read its .python-version; hence uv by its whole path.
+$(LOIHI)/.venv/.installed: $(LOIHI)/pyproject.toml $(LOIHI)/constraints.txt | $(UV)
+	@cd $(LOIHI) && $(abspath $(UV)) venv --quiet --clear --python 3.10 .venv 2>.problem || { \
+	  echo "no Loihi simulation ($$(grep -m1 error .problem)): install Python 3.10 (uv python install 3.10, or" \
+	    "pyenv install 3.10), then make loihi"; rm -f .problem; exit 1; }
+	@cd $(LOIHI) && $(abspath $(UV)) pip install --quiet --python .venv/bin/python -e . -c constraints.txt 2>.problem || { \
+	  echo "no Loihi simulation ($$(tail -n1 .problem)): try again with make loihi"; rm -f .problem; exit 1; }
+	@rm -f $(LOIHI)/.problem; touch $@
+
+# Where it can't be had, the line above says so, and what needs it is skipped.
+try-loihi: setup
+	@$(MAKE) --no-print-directory -s loihi 2>/dev/null || true
+
+demo: setup try-loihi ## the main job, end to end, on simulated traffic (under five minutes)
 	@$(BIN)/robustidps demo
 
-test: setup $(VENV)/.installed-all ## every framework, then lint, types and tests
+test: setup $(VENV)/.installed-all try-loihi ## every framework, then lint, types and tests
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
@@ -65,4 +81,4 @@ constraints: setup ## resolve the newest versions that work together, and write 
 	  > .constraints && mv .constraints constraints.txt && rm -f .resolved .torch-pin
 
 clean: ## remove the environment and caches (never a home folder)
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf $(VENV) $(LOIHI)/.venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

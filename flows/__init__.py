@@ -1,10 +1,11 @@
 """Prefect flows: wiring only. A flow strings tasks together; each task calls one library function.
 
-    train       traffic -> split -> train -> bundle -> evaluate -> drift -> register (-> promote)
-    train_all   several families side by side, each as `train` does it -> compare
-    unify       registered versions -> weights -> one graph -> evaluate -> drift -> register (-> promote)
-    promote     judge a registered version and move it, or record the refusal
-    demo        the main job, end to end, on simulated traffic
+    train         traffic -> split -> train -> bundle -> evaluate -> drift -> register (-> promote)
+    train_all     several families side by side, each as `train` does it -> compare
+    unify         registered versions -> weights -> one graph -> evaluate -> drift -> register (-> promote)
+    promote       judge a registered version and move it, or record the refusal
+    export_loihi  a registered spiking version -> quantised -> simulated -> report (-> alias)
+    demo          the main job, end to end, on simulated traffic
 
 Import order matters: Prefect reads its environment when it is imported, so `embedded()` comes first.
 """

@@ -37,6 +37,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _parts()
     yield from _families()
     yield from _plugins(settings)
+    yield _loihi(settings)
     yield _guarded("home folder", lambda: _home(settings))
     yield _guarded("state store", lambda: _state(settings))
     yield _guarded("decision ledger", lambda: _ledger(settings))
@@ -90,6 +91,16 @@ def _plugins(settings: Settings) -> Iterator[Finding]:
         yield Finding("plugins", "warn", text, "in production, name each in `plugins` with its hash (docs/plugins.md)")
     elif settings.plugins:
         yield Finding("plugins", "ok", f"{len(settings.plugins)} allowed by hash")
+
+
+def _loihi(settings: Settings) -> Finding:
+    from robustidps.loihi.runner import installed
+
+    try:
+        found = installed(settings)
+    except RobustIDPSError as error:
+        return Finding("Loihi simulation", "warn", error.problem, error.remedy or "")
+    return Finding("Loihi simulation", "ok", f"lava-nc {found['lava-nc']}, Python {found['python']}")
 
 
 def _home(settings: Settings) -> Finding:

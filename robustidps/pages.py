@@ -460,6 +460,30 @@ def show_families(result: Mapping[str, Any]) -> None:
         console.remark(f"whether two differ, on the same rows: robustidps compare {made[0]} {made[1]}")
 
 
+def show_loihi(result: dict[str, Any]) -> None:
+    from robustidps.loihi.report import LoihiReport
+
+    r = LoihiReport.model_validate(result["report"])
+    what = f"{'-'.join(map(str, r.sizes))}, {r.steps} steps, {r.rows:,} flows of {r.dataset}"
+    console.line(f"{r.model} {r.version} on Loihi", what)
+    for q in r.requirements:
+        console.line("met" if q.passed else "NOT MET", f"{q.name}: {q.text}", "green" if q.passed else "red")
+    c = r.cost
+    console.line("accuracy", f"{c.accuracy_floating} floating point, {c.accuracy_fixed} fixed point")
+    for chip in r.on_chip:
+        fits = chip.refusal or f"{chip.cores} of {chip.available} cores"
+        console.line(chip.chip, fits)
+    console.line("energy (an estimate)", f"{r.running.energy_uj:.2f} uJ a flow; the report says what that leaves out")
+    for claim in r.claims:
+        console.line(claim.text, f"{claim.verdict}: {claim.why}")
+    if result["alias"] is not None:
+        given = result["alias"]["verdict"] == "promote"
+        text = "given, and recorded" if given else "refused, and recorded: " + "; ".join(result["alias"]["reasons"])
+        console.line("alias loihi", text, "green" if given else "red")
+    for file in result["files"]:
+        console.remark(Path(file).as_uri())
+
+
 def show_training(result: dict[str, Any]) -> None:
     from robustidps.evaluation.report import Evaluation
 

@@ -88,6 +88,10 @@ class Settings(BaseSettings):
         description="where train_all trains: threads of one process (off), processes of this machine (local), or a "
         "Dask scheduler's address, tcp://HOST:PORT or tls://HOST:PORT",
     )
+    loihi_python: Path = Field(
+        default=Path(__file__).resolve().parents[1] / "deployments" / "loihi" / ".venv" / "bin" / "python",
+        description="the Python that simulates Loihi (docs/neuromorphic.md); default: the one that `make loihi` makes",
+    )
     debug: bool = Field(default=False, description="show tracebacks")
 
     @field_validator("home")

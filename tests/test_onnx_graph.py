@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
-from robustidps.bundle.audit import audit
-from robustidps.bundle.graph import compose, compose_bytes
+from robustidps.bundle.audit import INPUT, audit
+from robustidps.bundle.graph import STANDARDISED, compose, compose_bytes, cut
 from robustidps.bundle.session import Session
 from robustidps.calibration import softmax
 from robustidps.errors import BundleError
@@ -75,6 +75,19 @@ def test_preprocessing_is_the_same_in_the_graph(tmp_path):
     x = toy_traffic(2000, seed=8, missing=0.2).features
     session = Session(compose_bytes(identity(tmp_path / "f", FITTED.output_dim), FITTED, 1.0), "here")
     np.testing.assert_allclose(session.run(x), expected(FITTED, x), atol=1e-6)
+
+
+def test_the_part_up_to_the_standardised_features_gives_just_those(tmp_path):
+    x = toy_traffic(500, seed=8, missing=0.2).features
+    _, constants = gemm()
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["logits"])]
+    whole = compose_bytes(save(tmp_path / "f", nodes, TOY.standardised_dim, 4, constants=constants), FITTED, 1.0)
+    part = cut(whole, STANDARDISED)
+    found = Session(part, "here", names=(INPUT, STANDARDISED)).run(x)
+    np.testing.assert_allclose(found, FITTED.transform(x), atol=1e-6)
+    assert not any(node.op_type in ("Gemm", "Softmax") for node in onnx.load_from_string(part).graph.node)
+    with pytest.raises(BundleError, match="no value 'nothing'"):
+        cut(whole, "nothing")
 
 
 ODD = st.sampled_from([0.0, -0.0, 1.0, 2.0, 3.0, 4.0, -1.0, 1.5, 0.999999, 1e-30, -1e-7, 1e9, -3e38, 3.4e38, np.nan])

@@ -27,9 +27,11 @@ from robustidps.settings import writable
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["audit", "compose", "compose_bytes"]
+__all__ = ["STANDARDISED", "audit", "compose", "compose_bytes", "cut"]
 
 _PREFIX = "model/"
+STANDARDISED = f"{_PREFIX}x"
+"""What a composed graph calls the standardised features [N, D], which the family's own graph takes."""
 _IR_VERSION = 10  # understood by ONNX Runtime from 1.18 on
 
 
@@ -59,7 +61,7 @@ def compose_bytes(logits_onnx: Path, preprocessing: Preprocessing, temperature: 
     classes = family.graph.output[0].type.tensor_type.shape.dim[1].dim_value
 
     emit = _Emitter()
-    emit.node("Identity", [_preprocessing(emit, preprocessing)], out=f"{_PREFIX}x")
+    emit.node("Identity", [_preprocessing(emit, preprocessing)], out=STANDARDISED)
     before = len(emit.nodes)
     scaled = emit.node("Div", [f"{_PREFIX}logits", emit.constant("temperature", np.array(temperature, np.float32))])
     emit.node("Softmax", [scaled], out=OUTPUT, axis=-1)
@@ -82,6 +84,34 @@ def compose_bytes(logits_onnx: Path, preprocessing: Preprocessing, temperature: 
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BundleError(f"the composed graph isn't valid ONNX: {printable(error, 300)}", where=logits_onnx) from None
     return data
+
+
+def cut(model: bytes, output: str) -> bytes:
+    """The part of a composed graph that leads from features to the value `output`, as a graph of its own.
+
+    Raises:
+        BundleError: the graph has no such value.
+    """
+    import onnx
+
+    whole = onnx.load_from_string(model)
+    made = {name: node for node in whole.graph.node for name in node.output}
+    if output not in made:
+        raise BundleError(f"the graph has no value {output!r}: it wasn't composed here")
+    needed, queue = set[str](), [output]
+    while queue:
+        name = queue.pop()
+        if name not in needed:
+            needed.add(name)
+            queue += made[name].input if name in made else []
+    nodes = [node for node in whole.graph.node if needed & set(node.output)]
+    constants = [tensor for tensor in whole.graph.initializer if tensor.name in needed]
+    del whole.graph.node[:], whole.graph.initializer[:], whole.graph.output[:]
+    whole.graph.node.extend(nodes)
+    whole.graph.initializer.extend(constants)
+    whole.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+    part: bytes = whole.SerializeToString()
+    return part
 
 
 def _family_graph(path: Path, width: int) -> onnx.ModelProto:

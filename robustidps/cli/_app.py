@@ -22,7 +22,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets and captures: list, fetch, describe, simulate.")
+export_app = typer.Typer(no_args_is_help=True, help="Registered models for other hardware.")
 registry_app = typer.Typer(no_args_is_help=True, help="The registry's upkeep.")
+app.add_typer(export_app, name="export", rich_help_panel="Models")
 app.add_typer(data_app, name="data", rich_help_panel="Traffic")
 app.add_typer(registry_app, name="registry", rich_help_panel="Installation")
 

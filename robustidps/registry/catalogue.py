@@ -15,7 +15,7 @@ from robustidps.registry import state
 from robustidps.registry.ledger import Decision, Ledger, approval, canonical, require_registered
 from robustidps.registry.metadata import check_version, version_key
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, assignment_record, version_record
-from robustidps.registry.stages import stage_of
+from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, alias_of, stage_of
 from robustidps.registry.transitions import standing_of
 from robustidps.settings import check_name
 
@@ -110,7 +110,9 @@ class Catalogue:
         return found
 
     def resolve(self, name: str, version: str = "latest") -> VersionRecord:
-        """The version that `latest`, `production`, `staging` or a number stands for. Raises as `load_model`."""
+        """The version that a role (`latest`, `production`, ..), `loihi` or a number means. Raises as `load_model`."""
+        if version in HARDWARE:
+            return self._bearer(name, version)
         if version not in ("latest", "production", "staging", "previous"):
             record = self.version(name, version)
             if record.status == "reserved":
@@ -135,6 +137,22 @@ class Catalogue:
         if granted is None or granted.bundle_digest != record.digest:
             self._verify_ledger(name)
             raise BundleError("no decision approves this bundle for that stage", where=f"{name} {chosen}")
+        self._require_registered(record, decisions)
+        return record
+
+    def _bearer(self, name: str, alias: str) -> VersionRecord:
+        self.assignment(name)
+        decisions = self._checked(name)
+        chosen = alias_of([(d.action, d.version, d.to_stage) for d in decisions], alias)
+        if chosen is None:
+            raise NotFoundError(
+                f"no version has the alias {alias}", where=name, remedy=f"robustidps export {alias} {name} --alias"
+            )
+        record = self.version(name, chosen)
+        given = [d for d in decisions if (d.action, d.version, d.to_stage) == (ALIAS, chosen, alias)][-1]
+        if given.verdict != APPROVED or given.bundle_digest != record.digest:
+            self._verify_ledger(name)
+            raise BundleError(f"no decision gives this bundle the alias {alias}", where=f"{name} {chosen}")
         self._require_registered(record, decisions)
         return record
 

@@ -64,8 +64,8 @@ def _plain(value: Any) -> Any:
 class Decision:
     """One record of the ledger.
 
-    action: `register`, `promote`, `refuse`, `rollback`, `archive` or `withdraw`.
-    from_stage, to_stage: of `version`; a refusal's to_stage is the one that was asked for.
+    action: `register`, `promote`, `refuse`, `rollback`, `archive`, `withdraw` or `alias`.
+    from_stage, to_stage: of `version`; a refusal's to_stage is the one that was asked for; an alias's is the alias.
     from_version: the version whose place it takes in to_stage; None if there was none.
     verdict: `promote`, `hold` or `reject` where rules were asked, else `recorded`.
     standing: production, previous and staging of the model once this was decided; generation: the assignment's.

@@ -1,8 +1,8 @@
 """MLflow's aliases and tags as a picture of the state.
 
-After each move the picture is brought up to date, in this order: `previous`, `production`, `staging`, tags, and last
-the assignment's `applied_generation`. If that is cut short, `applied_generation` stays behind, and whoever comes next
-completes it. Nothing here decides anything, and nothing reads the picture to decide.
+After each move the picture is brought up to date, in this order: `previous`, `production`, `staging`, `loihi`, tags,
+and last the assignment's `applied_generation`. If that is cut short, `applied_generation` stays behind, and whoever
+comes next completes it. Nothing here decides anything, and nothing reads the picture to decide.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import sqlalchemy as sa
 
 from robustidps.registry import state
 from robustidps.registry.ledger import Ledger
-from robustidps.registry.stages import stage_of
+from robustidps.registry.stages import HARDWARE, alias_of, stage_of
 from robustidps.registry.steps import step
 from robustidps.registry.tracking import TAG, Tracking
 from robustidps.registry.transitions import standing_of
 
 __all__ = ["ALIASES", "Projection"]
 
-ALIASES = ("previous", "production", "staging")
+ALIASES = ("previous", "production", "staging", *HARDWARE)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,9 @@ class Projection:
             for row in rows
         }
         end = f"{decisions[-1].seq}:{decisions[-1].hash}" if decisions else ""
-        return generation, standing.roles(), stages, numbers, end
+        facts = [(d.action, d.version, d.to_stage) for d in decisions]
+        roles = standing.roles() | {alias: alias_of(facts, alias) for alias in HARDWARE}
+        return generation, roles, stages, numbers, end
 
     def _tag(self, client: Any, name: str, stages: dict[str, str], numbers: dict[str, int]) -> list[str]:
         changes = []

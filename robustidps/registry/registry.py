@@ -45,7 +45,7 @@ from robustidps.registry.metadata import ModelMetadata, check_version
 from robustidps.registry.projection import Projection
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, acting, verdict_parts
 from robustidps.registry.registration import Registration
-from robustidps.registry.stages import APPROVED, check_stage
+from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, check_stage
 from robustidps.registry.state import StateStore
 from robustidps.registry.tracking import TAG, Tracking, TrainingRun
 from robustidps.registry.transitions import Move, commit
@@ -285,6 +285,20 @@ class ModelRegistry(Catalogue):
             self.tracking.log_text(record.run_id, canonical(drift), "drift/drift.json")
         self.tracking.tag_version(name, record.mlflow_version, tags)
 
+    def log_report(
+        self, name: str, version: str, kind: str, figures: Mapping[str, float], files: Iterable[Path]
+    ) -> None:
+        """Puts a report on a version into its run: figures as `KIND/..`, files into the artefact folder `KIND`.
+
+        Raises:
+            NotFoundError, RegistryUnavailableError.
+        """
+        record = self.version(name, version)
+        if record.run_id is None:
+            raise NotFoundError("is not registered", where=f"{name} {version}")
+        self.tracking.log_metrics(record.run_id, figures, prefix=f"{kind}/")
+        self.tracking.log_files(record.run_id, files, kind)
+
     # --- moving
 
     def transition(
@@ -376,6 +390,46 @@ class ModelRegistry(Catalogue):
         facts, rules = _with_rules(evidence, verdict), rule_set or getattr(verdict, "rule_set", None)
         move = Move(name, version, "refuse", target, who, source, outcome or "reject", said, facts, rules)
         decision = commit(self.store, self.ledger, move)
+        self._project_or_warn(name)
+        return decision
+
+    def take_alias(
+        self,
+        name: str,
+        version: str,
+        alias: str,
+        *,
+        verdict: Any,
+        evidence: Mapping[str, Any],
+        rule_set: str | None = None,
+        actor: str | None = None,
+        actor_source: str | None = None,
+    ) -> Decision:
+        """Gives a version an alias for hardware if the verdict is `promote`; else records that it was refused.
+
+        The version that had it loses it. Stages stay as they are; MLflow's alias follows.
+
+        Args:
+            alias: `loihi`. verdict: a mapping with `outcome` and `reasons` (`robustidps.loihi.gate.verdict`).
+            evidence: what the verdict rests on; kept in the ledger.
+
+        Raises:
+            InputError: no such alias. ConflictError: the version has it already, or somebody else was first.
+            NotFoundError, BundleError: its bundle can't be kept here.
+        """
+        if alias not in HARDWARE:
+            raise InputError(f"no alias {alias!r} for hardware", remedy=f"known: {', '.join(HARDWARE)}")
+        generation = self.assignment(name).generation
+        outcome, reasons = verdict_parts(verdict)
+        approved = outcome == APPROVED
+        if approved:
+            record = self.version(name, version)
+            if record.status == "registered":
+                self._kept(record)
+        who, source = acting(actor, actor_source)
+        action = ALIAS if approved else "refuse"
+        move = Move(name, version, action, alias, who, source, outcome or "reject", reasons, dict(evidence), rule_set)
+        decision = commit(self.store, self.ledger, move, expected_generation=generation)
         self._project_or_warn(name)
         return decision
 
@@ -479,9 +533,9 @@ class ModelRegistry(Catalogue):
         """A model to call with raw features.
 
         Args:
-            version: a number; `production` or `staging`; or `latest`, the newest version that was approved and neither
-                rolled back nor withdrawn. All but a number need an approving decision whose signature checks out; a
-                number needs the decision that registered it.
+            version: a number; `production`, `staging` or `loihi`; or `latest`, the newest version that was approved and
+                neither rolled back nor withdrawn. All but a number need an approving decision whose signature checks
+                out; a number needs the decision that registered it.
 
         Raises:
             NotFoundError: no such version, or none in that role.

@@ -6,6 +6,9 @@ put there by a promotion, and the version in Production now is never its own pre
 in turn, a rollback puts B back, C is out of the running, and `previous` is A; a second rollback puts A back and leaves
 no previous. Promoting C again (which means judging it again) brings it back into the running.
 
+A version may also bear an alias of its own kind, whatever its stage: `loihi`, the one that goes to that hardware. It is
+given by a decision of its own and taken by the next such decision, or by withdrawing the version.
+
 The state store keeps the outcome in `assignment`; the ledger's check replays the decisions through `advance` and
 compares.
 """
@@ -18,12 +21,27 @@ from typing import Literal, cast
 
 from robustidps.errors import InputError, RefusedError, printable
 
-__all__ = ["APPROVED", "STAGES", "Stage", "Standing", "advance", "check_stage", "replay", "stage_of"]
+__all__ = [
+    "ALIAS",
+    "APPROVED",
+    "HARDWARE",
+    "STAGES",
+    "Stage",
+    "Standing",
+    "advance",
+    "alias_of",
+    "check_stage",
+    "replay",
+    "stage_of",
+]
 
 Stage = Literal["None", "Staging", "Production", "Archived"]
 STAGES: tuple[Stage, ...] = ("None", "Staging", "Production", "Archived")
 # The verdict of a decision that puts a version into a stage. Refusals carry "hold" or "reject".
 APPROVED = "promote"
+# Aliases for hardware, and the action of the decision that gives one; its `to_stage` is the alias.
+HARDWARE = ("loihi",)
+ALIAS = "alias"
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,17 @@ def advance(standing: Standing, action: str, version: str | None, to_stage: str)
             raise RefusedError("is in Production", where=version, remedy="roll back first, then withdraw it")
         return Standing(standing.production, staging, others, seen)
     raise RefusedError(f"{action} to {to_stage} is not a move")
+
+
+def alias_of(decisions: Iterable[tuple[str, str | None, str]], alias: str) -> str | None:
+    """The version that bears `alias` after a model's decisions, given as (action, version, to_stage), oldest first."""
+    bearer = None
+    for action, version, to_stage in decisions:
+        if action == ALIAS and to_stage == alias:
+            bearer = version
+        elif action == "withdraw" and version == bearer:
+            bearer = None
+    return bearer
 
 
 def replay(decisions: Iterable[tuple[str, str | None, str]]) -> Standing:

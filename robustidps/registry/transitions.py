@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from robustidps.errors import ConflictError, LedgerError, NotFoundError, RefusedError
 from robustidps.registry import state
 from robustidps.registry.ledger import REMEDY, Decision, Ledger, require_registered
-from robustidps.registry.stages import Standing, advance, stage_of
+from robustidps.registry.stages import ALIAS, Standing, advance, alias_of, stage_of
 from robustidps.registry.steps import step
 
 __all__ = ["Move", "commit", "standing_of"]
@@ -27,7 +27,8 @@ __all__ = ["Move", "commit", "standing_of"]
 class Move:
     """What is to be decided about a version.
 
-    action: `promote`, `archive`, `rollback` and `withdraw` move it; `refuse` and `register` are only recorded.
+    action: `promote`, `archive`, `rollback` and `withdraw` move it; `alias` gives it the alias that is its to_stage;
+    `refuse` and `register` are only recorded.
     """
 
     model: str
@@ -102,6 +103,11 @@ def commit(
         before = stage_of(standing, move.version)
         if move.action in ("promote", "archive") and before == move.to_stage:
             raise ConflictError(_already(decisions, move), where=f"{move.model} {move.version}", remedy="nothing to do")
+        bearer = alias_of([(d.action, d.version, d.to_stage) for d in decisions], move.to_stage)
+        if move.action == ALIAS and bearer == move.version:
+            raise ConflictError(
+                f"is {move.to_stage} already", where=f"{move.model} {move.version}", remedy="nothing to do"
+            )
         after = advance(standing, move.action, move.version, move.to_stage)
         step(f"{move.action}.begun")
         if version_values:
@@ -128,7 +134,7 @@ def commit(
                 "action": move.action,
                 "from_stage": before,
                 "to_stage": move.to_stage,
-                "from_version": _displaced(standing, move),
+                "from_version": bearer if move.action == ALIAS else _displaced(standing, move),
                 "actor": move.actor,
                 "actor_source": move.actor_source,
                 "rule_set": move.rule_set,
@@ -161,7 +167,7 @@ def _version_row(connection: Connection, move: Move) -> RowMapping:
     row = connection.execute(query).mappings().first()
     if row is None or (row["status"] == "reserved" and move.action != "register"):
         raise NotFoundError("is not registered", where=f"{move.model} {move.version}", remedy="robustidps models")
-    if row["status"] == "withdrawn" and move.action in ("promote", "rollback", "withdraw"):
+    if row["status"] == "withdrawn" and move.action in ("promote", "rollback", "withdraw", ALIAS):
         raise RefusedError("was withdrawn", where=f"{move.model} {move.version}", remedy="register a new version")
     return row
 
