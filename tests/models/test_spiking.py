@@ -8,7 +8,7 @@ import pytest
 from robustidps.bundle.audit import OPERATORS
 from robustidps.errors import BundleError, ConfigError
 from robustidps.families import Standardised, TrainingContext, family_settings, get_family
-from robustidps.models._lif import LIFLayer, LIFNetwork, read_nir, write_nir
+from robustidps.models._lif import LIFLayer, LIFNetwork, read_nir, write_nir, write_onnx
 from robustidps.models.spiking import Spiking, SpikingSettings, _network_class, load_native
 
 torch = pytest.importorskip("torch")
@@ -47,9 +47,10 @@ def input_steps(model, x):
     return spikegen.latency(share, num_steps=settings.steps, **options).double()
 
 
-def snntorch_spikes(network, inputs):
+def snntorch_spikes(network, inputs, slope=2.0):
     """Spikes [T, N, neurons] of each layer, from snnTorch's neurons one step at a time."""
-    neurons = [snn.Leaky(beta=network.beta, reset_mechanism="zero") for _ in network.layers]
+    surrogate = snn.surrogate.atan(alpha=slope)
+    neurons = [snn.Leaky(beta=network.beta, reset_mechanism="zero", spike_grad=surrogate) for _ in network.layers]
     potentials = [neuron.init_leaky() for neuron in neurons]
     out = [[] for _ in neurons]
     for value in inputs:
@@ -75,20 +76,24 @@ def load_twin(model):
     return twin
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-def test_gradients_are_those_of_snntorch(coding):
+@pytest.mark.parametrize(("coding", "slope"), [("direct", 2.0), ("latency", 2.0), ("direct", 5.0)])
+def test_gradients_are_those_of_snntorch(coding, slope):
+    """Of the spike counts and of the penalty on firing rates."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        ours = _network_class()(INPUTS, CLASSES, SpikingSettings(hidden=(24, 20), steps=10, coding=coding))
+        settings = SpikingSettings(hidden=(24, 20), steps=10, coding=coding, slope=slope)
+        ours = _network_class()(INPUTS, CLASSES, settings)
     with torch.no_grad():
         for layer in ours.layers:
             layer.weight *= 3
     model = type("Model", (), {"settings": SpikingSettings(steps=10, coding=coding)})
     data, chosen = rows(32), torch.linspace(-1, 1, CLASSES)
-    (ours(torch.from_numpy(data.x)) * chosen).sum().backward()
+    ((ours(torch.from_numpy(data.x)) * chosen).sum() + 100 * ours.rate).backward()
     gradients = [p.grad.clone() for p in ours.parameters()]
     ours.zero_grad()
-    (snntorch_spikes(ours, input_steps(model, data.x))[-1].sum(0) * chosen).sum().backward()
+    *hidden, last = snntorch_spikes(ours, input_steps(model, data.x), slope)
+    rate = sum(s.sum() for s in hidden) / sum(s.numel() for s in hidden)
+    ((last.sum(0) * chosen).sum() + 100 * rate).backward()
     for mine, parameter in zip(gradients, ours.parameters(), strict=True):
         assert torch.allclose(mine, parameter.grad, rtol=1e-3, atol=1e-3 * float(mine.abs().max()))
         assert mine.abs().max() > 0
@@ -383,3 +388,25 @@ def test_a_file_that_plays_tricks_is_refused_before_it_is_read(trick, tmp_path):
     }
     with pytest.raises(BundleError, match=words[trick]):
         read_nir(path)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 1.0, 5.0])
+def test_the_exported_graph_fires_over_the_threshold_and_not_at_it(threshold, tmp_path):
+    """A neuron for each of the float32 at, just below and just over the threshold, whose bias alone is its current."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    at = np.float32(threshold)
+    bias = np.array([np.nextafter(at, np.float32(0)), at, np.nextafter(at, np.float32(9)), -9, 1e30], np.float64)
+    network = LIFNetwork((LIFLayer(np.zeros((5, 2)), bias, 0.0, float(at)),), 4, "direct", 3.0)
+    write_onnx(tmp_path / "logits.onnx", network)
+    session = onnxruntime.InferenceSession(str(tmp_path / "logits.onnx"), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.zeros((3, 2), np.float32)})[0].tolist() == [[0, 0, 4, 0, 4]] * 3
+
+
+def test_a_single_step_is_exported_too(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    for coding in CODINGS:
+        small = train(coding=coding, steps=1, epochs=1)
+        small.export_onnx(tmp_path / "logits.onnx")
+        session = onnxruntime.InferenceSession(str(tmp_path / "logits.onnx"), providers=["CPUExecutionProvider"])
+        x = rows(50, 4).x
+        assert (session.run(None, {"x": x})[0] == small.logits(x)).all()
