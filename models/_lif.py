@@ -11,14 +11,20 @@ The equations are in `spiking.py`. In NIR they are input -> (Affine -> LIF) .. -
 
 which in steps of dt is v <- (1 - dt/tau) v + (dt/tau) r I: hence tau = dt / (1 - beta) and r = tau / dt, and v_leak and
 v_reset are 0. NIR itself says nothing about steps, so `metadata` of the graph does: `dt` in seconds, `T`, `reset`
-("zero"), `coding` ("direct" or "latency") and `span` of the input, `readout`. Arrays are float64, and hold exactly what
-the float32 model holds. Nodes have no order of their own; a reader has to walk the edges.
+("zero"), `coding` ("direct" or "latency") and `span` of the input, `readout`; and whose file it is: `name`, `version`
+and `schema_digest` of the registered model, where it is one. Arrays are float64, and hold exactly what the float32
+model holds. Nodes have no order of their own; a reader has to walk the edges.
+
+Another tool that reads it has to take steps of `dt` by Euler's rule, to heed `r`, and to reset to `v_reset`. snnTorch's
+`import_from_nir` does (for its fixed step of 1e-4 s, hence `DT`), and counts the same spikes. Not all do: Norse 1.1
+leaves `r` out, and sinabs 3.1 and Rockpool 3.1 let potentials decay by exp(-dt / tau).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -26,17 +32,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from robustidps.errors import BundleError, MissingExtraError, printable
-from robustidps.settings import writable
+from robustidps.errors import BundleError, MissingExtraError, NameInvalidError, printable
+from robustidps.registry.metadata import check_version
+from robustidps.settings import check_name, writable
 
-__all__ = ["DT", "THRESHOLD", "LIFLayer", "LIFNetwork", "read_nir", "write_nir", "write_onnx"]
+__all__ = ["DT", "THRESHOLD", "Identity", "LIFLayer", "LIFNetwork", "read_nir", "write_nir", "write_onnx"]
 
 Doubles = npt.NDArray[np.float64]
 
 THRESHOLD = 1.0
 """Potential above which a neuron fires. Weights scale with it, so another one would make no other model."""
-DT = 1e-3
-"""Seconds that a time step stands for in NIR. It has no influence on what is computed."""
+DT = 1e-4
+"""Seconds that a time step stands for in NIR: what snnTorch's reader takes for one. Nothing here depends on it."""
 
 MAX_BYTES = 512 * 2**20
 MAX_STEPS = 1000
@@ -53,14 +60,37 @@ class LIFLayer:
     threshold: float
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Whose network it is: name and version of a registered model, digest of its traffic's schema; empty if unknown."""
+
+    name: str = ""
+    version: str = ""
+    schema_digest: str = ""
+
+    def problem(self) -> str | None:
+        """What is wrong with it, if something is."""
+        try:
+            if self.name:
+                check_name(self.name)
+            if self.version:
+                check_version(self.version)
+        except NameInvalidError as error:
+            return error.problem
+        if self.schema_digest and not re.fullmatch("[0-9a-f]{64}", self.schema_digest):
+            return f"{printable(self.schema_digest, 80)!r} is no digest of a schema"
+        return None
+
+
 @dataclass(frozen=True, eq=False)
 class LIFNetwork:
-    """Layers from input to output; `steps` T, input `coding`, and the `span` of latency coding."""
+    """Layers from input to output; `steps` T, input `coding`, and the `span` of latency coding; whose it is."""
 
     layers: tuple[LIFLayer, ...]
     steps: int
     coding: Literal["direct", "latency"]
     span: float
+    identity: Identity = Identity()
 
     @property
     def inputs(self) -> int:
@@ -174,15 +204,20 @@ def write_nir(path: Path, network: LIFNetwork) -> None:
         "span": network.span,
         "readout": "spike count of each output; the lowest index wins a tie",
     }
+    graph.metadata |= {key: value for key, value in asdict(network.identity).items() if value}
     with writable(path):
         nir.write(path, graph)
 
 
-def read_nir(path: Path) -> LIFNetwork:
+def read_nir(path: Path, expected: Identity | None = None) -> LIFNetwork:
     """The network in a NIR file that `write_nir`, or another tool in the same manner, has written.
 
+    Args:
+        expected: whose network it has to be, where that is known; a file that doesn't say so is refused then.
+
     Raises:
-        BundleError: it can't be read, isn't a plain chain of Affine and LIF, or holds figures that make no sense.
+        BundleError: it can't be read, isn't a plain chain of Affine and LIF, holds figures that make no sense, or is
+            another model's.
         MissingExtraError: nir isn't installed.
     """
     nir = _nir()
@@ -201,12 +236,22 @@ def read_nir(path: Path) -> LIFNetwork:
         raise BundleError(f"resets by {printable(meta.get('reset'), 60)!r}, not to zero", where=path)
     if coding not in ("direct", "latency") or (coding == "latency" and span <= 0):
         raise BundleError(f"has input coding {printable(coding, 60)!r} with span {span:g}", where=path)
+    identity = Identity(*(str(meta.get(field.name, "")) for field in fields(Identity)))
+    if problem := identity.problem():
+        raise BundleError(f"has bad metadata: {problem}", where=path)
+    if expected is not None and identity != expected:
+        raise BundleError(f"is {_whose(identity)}, not {_whose(expected)}", where=path)
     layers = []
     for affine, lif in zip(chain[::2], chain[1::2], strict=True):
         layers.append(_layer(graph.nodes[affine], graph.nodes[lif], f"{affine}, {lif}", dt, path))
     if coding == "latency" and layers[0].weights.shape[1] % 2:
         raise BundleError("has an odd number of inputs, where latency coding makes two of each feature", where=path)
-    return LIFNetwork(tuple(layers), int(steps), coding, span)
+    return LIFNetwork(tuple(layers), int(steps), coding, span, identity)
+
+
+def _whose(identity: Identity) -> str:
+    model = f"{identity.name or 'a nameless model'} {identity.version}".rstrip()
+    return f"{model} for schema {identity.schema_digest[:12] or 'unknown'}"
 
 
 def _check_file(path: Path) -> None:

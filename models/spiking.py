@@ -44,10 +44,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from robustidps.families import FamilySettings, Standardised, TrainingContext
-from robustidps.models._lif import THRESHOLD, LIFLayer, LIFNetwork, write_nir, write_onnx
+from robustidps.models._lif import THRESHOLD, Identity, LIFLayer, LIFNetwork, write_nir, write_onnx
 from robustidps.models._loop import demand_rows, weight_shift
 from robustidps.models._torch import TorchModel, TorchSettings, fit, load, torch_at, torch_of
 
@@ -58,6 +58,19 @@ Floats = npt.NDArray[np.float32]
 _CHUNK = 128  # rows at a time when predicting: each takes T values a neuron, which should stay in the cache
 _GAIN = 3.0  # of the first layer's initial weights under latency coding: a feature has one spike to be noticed by
 _DECAYS = 4096  # values of beta: Loihi's decay has 12 bits
+_ONE_DECAY = "Lava's LIF has one fixed decay for all neurons of a layer, so another one could not run on Loihi"
+_ONE_THRESHOLD = "the threshold is 1 for all neurons: weights scale with it, and Lava's LIF has one fixed value a layer"
+_RESET = "a neuron that fired starts from zero: Lava's LIF has no reset by subtraction, and none that is left out"
+_NOT_IN_LAVA = {
+    "learn_beta": _ONE_DECAY,
+    "betas": _ONE_DECAY,
+    "threshold": _ONE_THRESHOLD,
+    "learn_threshold": _ONE_THRESHOLD,
+    "reset": _RESET,
+    "reset_mechanism": _RESET,
+    "reset_delay": _RESET,
+}
+"""What snnTorch's neurons can be told and an exported network can't have, and why."""
 
 
 class SpikingSettings(TorchSettings):
@@ -91,6 +104,16 @@ class SpikingSettings(TorchSettings):
     )
     learning_rate: float = Field(default=5e-3, gt=0, le=1, description="highest learning rate, after warming up")
     weight_decay: float = Field(default=1e-2, ge=0, le=10, description="AdamW's decoupled weight decay")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_lava_lacks(cls, values: Any) -> Any:
+        for key, why in _NOT_IN_LAVA.items():
+            if isinstance(values, dict) and key in values:
+                raise ValueError(f"there is no setting '{key}': {why}")
+        if isinstance(values, dict) and isinstance(values.get("beta"), list | tuple | dict | np.ndarray):
+            raise ValueError(f"'beta' is one number: {_NOT_IN_LAVA['learn_beta']}")
+        return values
 
     def model_post_init(self, context: object) -> None:
         if not all(1 <= size <= 16_384 for size in self.hidden):
@@ -131,13 +154,17 @@ class Spiking:
             fit(network, settings, train, validation, context, penalty=lambda: settings.rate_penalty * network.rate)
             network.forget()
             network.round_weights()
-        return TrainedSpiking(network, settings)
+        return TrainedSpiking(network, settings, Identity(context.name, context.version, context.schema_digest))
 
 
 class TrainedSpiking(TorchModel):
     """A trained network with the settings that made it. Its logits are spike counts: whole numbers from 0 to T."""
 
     family: ClassVar[str] = Spiking.name
+
+    def __init__(self, network: Any, settings: SpikingSettings, identity: Identity | None = None) -> None:
+        super().__init__(network, settings)
+        self.identity = identity or Identity()
 
     @property
     def arrays(self) -> LIFNetwork:
@@ -151,7 +178,7 @@ class TrainedSpiking(TorchModel):
             )
             for layer in self.network.layers
         )
-        return LIFNetwork(layers, self.settings.steps, self.settings.coding, self.settings.span)
+        return LIFNetwork(layers, self.settings.steps, self.settings.coding, self.settings.span, self.identity)
 
     def spikes(self, x: Floats) -> list[npt.NDArray[np.int64]]:
         """How often each neuron fires, a layer at a time: standardised float32 [N, D] to int64 [N, neurons] each."""
@@ -262,6 +289,10 @@ def _network_class() -> Any:
                 out.append(run_layer(value, layer.weight, layer.bias, neuron, (memory, k)))
                 value = out[-1][0]
             return out
+
+        def spikes(self, x: Any) -> list[Any]:
+            """0 or 1 at every step, [N, D] -> [T, N, H_k] for each layer, in arrays of their own."""
+            return [spikes for spikes, _ in self.run(x, {})]
 
         def forward(self, x: Any) -> Any:
             if self.training:
