@@ -11,14 +11,20 @@ The equations are in `spiking.py`. In NIR they are input -> (Affine -> LIF) .. -
 
 which in steps of dt is v <- (1 - dt/tau) v + (dt/tau) r I: hence tau = dt / (1 - beta) and r = tau / dt, and v_leak and
 v_reset are 0. NIR itself says nothing about steps, so `metadata` of the graph does: `dt` in seconds, `T`, `reset`
-("zero"), `coding` ("direct" or "latency") and `span` of the input, `readout`. Arrays are float64, and hold exactly what
-the float32 model holds. Nodes have no order of their own; a reader has to walk the edges.
+("zero"), `coding` ("direct" or "latency") and `span` of the input, `readout`; and whose file it is: `name`, `version`
+and `schema_digest` of the registered model, where it is one. Arrays are float64, and hold exactly what the float32
+model holds. Nodes have no order of their own; a reader has to walk the edges.
+
+Another tool that reads it has to take steps of `dt` by Euler's rule, to heed `r`, and to reset to `v_reset`. snnTorch's
+`import_from_nir` does (for its fixed step of 1e-4 s, hence `DT`), and counts the same spikes. Not all do: Norse 1.1
+leaves `r` out, and sinabs 3.1 and Rockpool 3.1 let potentials decay by exp(-dt / tau).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -26,17 +32,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from robustidps.errors import BundleError, MissingExtraError, printable
-from robustidps.settings import writable
+from robustidps.errors import BundleError, MissingExtraError, NameInvalidError, printable
+from robustidps.registry.metadata import check_version
+from robustidps.settings import check_name, writable
 
-__all__ = ["DT", "THRESHOLD", "LIFLayer", "LIFNetwork", "read_nir", "write_nir", "write_onnx"]
+__all__ = ["DT", "THRESHOLD", "Identity", "LIFLayer", "LIFNetwork", "read_nir", "write_nir", "write_onnx"]
 
 Doubles = npt.NDArray[np.float64]
 
 THRESHOLD = 1.0
 """Potential above which a neuron fires. Weights scale with it, so another one would make no other model."""
-DT = 1e-3
-"""Seconds that a time step stands for in NIR. It has no influence on what is computed."""
+DT = 1e-4
+"""Seconds that a time step stands for in NIR: what snnTorch's reader takes for one. Nothing here depends on it."""
 
 MAX_BYTES = 512 * 2**20
 MAX_STEPS = 1000
@@ -53,14 +60,37 @@ class LIFLayer:
     threshold: float
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Whose network it is: name and version of a registered model, digest of its traffic's schema; empty if unknown."""
+
+    name: str = ""
+    version: str = ""
+    schema_digest: str = ""
+
+    def problem(self) -> str | None:
+        """What is wrong with it, if something is."""
+        try:
+            if self.name:
+                check_name(self.name)
+            if self.version:
+                check_version(self.version)
+        except NameInvalidError as error:
+            return error.problem
+        if self.schema_digest and not re.fullmatch("[0-9a-f]{64}", self.schema_digest):
+            return f"{printable(self.schema_digest, 80)!r} is no digest of a schema"
+        return None
+
+
 @dataclass(frozen=True, eq=False)
 class LIFNetwork:
-    """Layers from input to output; `steps` T, input `coding`, and the `span` of latency coding."""
+    """Layers from input to output; `steps` T, input `coding`, and the `span` of latency coding; whose it is."""
 
     layers: tuple[LIFLayer, ...]
     steps: int
     coding: Literal["direct", "latency"]
     span: float
+    identity: Identity = Identity()
 
     @property
     def inputs(self) -> int:
@@ -72,8 +102,12 @@ class LIFNetwork:
 def write_onnx(path: Path, network: LIFNetwork) -> None:
     """Writes `x` float32 [N, D] to `logits` float32 [N, C], the spike counts, with a node for each operation and step.
 
-    A layer's steps go through its matrix at once: spikes of all steps lie side by side, [N, T H], and are seen as
-    [N T, H] for the product. Node by node rather than through torch's exporter, which takes half a minute for as much.
+    Layer by layer: the spikes of all steps lie under each other, [T N, H], and go through the layer's matrix at once;
+    then potentials take three operations a step. They are negated (by `alpha` and `beta` of Gemm, which rounds
+    nothing), so that ThresholdedRelu, which keeps what is over its threshold and makes the rest 0, is the reset.
+    HardSigmoid, clip(a x + b, 0, 1), is steep enough to be 0 up to the threshold and 1 from the next float32 on: no
+    operation gives bool, which ONNX Runtime is several times slower at. Node by node rather than through torch's
+    exporter, which takes half a minute for as much.
 
     Raises:
         StorageError: full disk, read-only folder.
@@ -93,39 +127,41 @@ def write_onnx(path: Path, network: LIFNetwork) -> None:
         nodes.append(helper.make_node(operator, list(inputs), outputs, **attributes))
         return outputs[0]
 
-    def product(value: str, k: int, dtype: type) -> str:
-        weights, bias = network.layers[k].weights, network.layers[k].bias
-        return node("Gemm", value, constant(f"W{k}", weights, dtype), constant(f"b{k}", bias, dtype), transB=1)
+    def negated_product(value: str, k: int, dtype: type) -> str:
+        weights, bias = (
+            constant(f"W{k}", network.layers[k].weights, dtype),
+            constant(f"b{k}", network.layers[k].bias, dtype),
+        )
+        return node("Gemm", value, weights, bias, transB=1, alpha=-1.0, beta=-1.0)
 
-    steps, fired = network.steps, list[str]()
-    zero = constant("zero", 0)
+    steps, spikes = network.steps, ""
     if network.coding == "latency":
-        one, never = constant("one", 1), constant("never", -1)
+        zero, one, never = constant("zero", 0), constant("one", 1), constant("never", -1)
         both = node("Concat", "x", node("Neg", "x"), axis=1)
         share = node("Clip", node("Mul", both, constant("scale", 1 / network.span)), zero, one)
         time = node("Round", node("Mul", node("Sub", one, share), constant("last", steps - 1)))
         time = node("Where", node("Greater", both, zero), time, never)
         fired = [node("Equal", time, constant(f"t{t}", t)) for t in range(steps)]
+        spikes = node("Cast", node("Concat", *fired, axis=0), to=TensorProto.FLOAT)
     for k, layer in enumerate(network.layers):
-        outputs, inputs = layer.weights.shape
-        if fired:
-            value = node("Cast", node("Concat", *fired, axis=1), to=TensorProto.FLOAT)
-            value = product(node("Reshape", value, constant(f"rows{k}", [-1, inputs], np.int64)), k, np.float32)
-            value = node("Reshape", value, constant(f"back{k}", [-1, steps * outputs], np.int64))
+        if spikes:
             currents = [f"I{k}_{t}" for t in range(steps)]
-            node("Split", value, outputs=currents, axis=1, num_outputs=steps)
+            node("Split", negated_product(spikes, k, np.float32), outputs=currents, axis=0, num_outputs=steps)
         else:
-            value = product(node("Cast", "x", to=TensorProto.DOUBLE), k, np.float64)
+            value = negated_product(node("Cast", "x", to=TensorProto.DOUBLE), k, np.float64)
             currents = [node("Cast", value, to=TensorProto.FLOAT)] * steps
-        fired, held = [], ""
-        beta, threshold = constant(f"beta{k}", layer.beta), constant(f"threshold{k}", layer.threshold)
-        for t, current in enumerate(currents):
-            potential = node("Add", node("Mul", held, beta), current) if held else current
-            fired.append(node("Greater", potential, threshold))
-            held = node("Where", fired[-1], zero, potential) if t < steps - 1 else ""
-    value = node("Cast", node("Concat", *fired, axis=1), to=TensorProto.FLOAT)
-    value = node("Reshape", value, constant("shape", [-1, steps, outputs], np.int64))
-    node("ReduceSum", value, constant("axis", [1], np.int64), outputs=["logits"], keepdims=0)
+        threshold = np.float32(layer.threshold)
+        fires_below = float(np.nextafter(-threshold, np.float32(-np.inf)))  # at -threshold itself it doesn't
+        steep = 2.0 ** (24 - math.floor(math.log2(threshold)))  # the next float32 over the threshold gives 2 or more
+        beta, potentials, held = constant(f"beta{k}", layer.beta), list[str](), ""
+        for current in currents:
+            potentials.append(node("Add", node("Mul", held, beta), current) if held else current)
+            held = node("ThresholdedRelu", potentials[-1], alpha=fires_below) if len(potentials) < steps else ""
+        stacked = node("Concat", *potentials, axis=0)
+        spikes = node("HardSigmoid", stacked, alpha=-steep, beta=-steep * float(threshold))
+    outputs = len(network.layers[-1].bias)
+    value = node("Reshape", spikes, constant("shape", [steps, -1, outputs], np.int64))
+    node("ReduceSum", value, constant("axis", [0], np.int64), outputs=["logits"], keepdims=0)
     graph = helper.make_graph(
         nodes,
         "spiking",
@@ -168,15 +204,20 @@ def write_nir(path: Path, network: LIFNetwork) -> None:
         "span": network.span,
         "readout": "spike count of each output; the lowest index wins a tie",
     }
+    graph.metadata |= {key: value for key, value in asdict(network.identity).items() if value}
     with writable(path):
         nir.write(path, graph)
 
 
-def read_nir(path: Path) -> LIFNetwork:
+def read_nir(path: Path, expected: Identity | None = None) -> LIFNetwork:
     """The network in a NIR file that `write_nir`, or another tool in the same manner, has written.
 
+    Args:
+        expected: whose network it has to be, where that is known; a file that doesn't say so is refused then.
+
     Raises:
-        BundleError: it can't be read, isn't a plain chain of Affine and LIF, or holds figures that make no sense.
+        BundleError: it can't be read, isn't a plain chain of Affine and LIF, holds figures that make no sense, or is
+            another model's.
         MissingExtraError: nir isn't installed.
     """
     nir = _nir()
@@ -195,12 +236,22 @@ def read_nir(path: Path) -> LIFNetwork:
         raise BundleError(f"resets by {printable(meta.get('reset'), 60)!r}, not to zero", where=path)
     if coding not in ("direct", "latency") or (coding == "latency" and span <= 0):
         raise BundleError(f"has input coding {printable(coding, 60)!r} with span {span:g}", where=path)
+    identity = Identity(*(str(meta.get(field.name, "")) for field in fields(Identity)))
+    if problem := identity.problem():
+        raise BundleError(f"has bad metadata: {problem}", where=path)
+    if expected is not None and identity != expected:
+        raise BundleError(f"is {_whose(identity)}, not {_whose(expected)}", where=path)
     layers = []
     for affine, lif in zip(chain[::2], chain[1::2], strict=True):
         layers.append(_layer(graph.nodes[affine], graph.nodes[lif], f"{affine}, {lif}", dt, path))
     if coding == "latency" and layers[0].weights.shape[1] % 2:
         raise BundleError("has an odd number of inputs, where latency coding makes two of each feature", where=path)
-    return LIFNetwork(tuple(layers), int(steps), coding, span)
+    return LIFNetwork(tuple(layers), int(steps), coding, span, identity)
+
+
+def _whose(identity: Identity) -> str:
+    model = f"{identity.name or 'a nameless model'} {identity.version}".rstrip()
+    return f"{model} for schema {identity.schema_digest[:12] or 'unknown'}"
 
 
 def _check_file(path: Path) -> None:

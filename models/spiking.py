@@ -35,6 +35,7 @@ The trained network as arrays, and the ONNX and NIR files made from them, are in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
@@ -43,10 +44,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from robustidps.families import FamilySettings, Standardised, TrainingContext
-from robustidps.models._lif import THRESHOLD, LIFLayer, LIFNetwork, write_nir, write_onnx
+from robustidps.models._lif import THRESHOLD, Identity, LIFLayer, LIFNetwork, write_nir, write_onnx
 from robustidps.models._loop import demand_rows, weight_shift
 from robustidps.models._torch import TorchModel, TorchSettings, fit, load, torch_at, torch_of
 
@@ -54,9 +55,22 @@ __all__ = ["Spiking", "SpikingSettings", "TrainedSpiking", "load_native"]
 
 Floats = npt.NDArray[np.float32]
 
-_CHUNK = 512  # rows at a time when predicting: every one of them takes T values a neuron
+_CHUNK = 128  # rows at a time when predicting: each takes T values a neuron, which should stay in the cache
 _GAIN = 3.0  # of the first layer's initial weights under latency coding: a feature has one spike to be noticed by
 _DECAYS = 4096  # values of beta: Loihi's decay has 12 bits
+_ONE_DECAY = "Lava's LIF has one fixed decay for all neurons of a layer, so another one could not run on Loihi"
+_ONE_THRESHOLD = "the threshold is 1 for all neurons: weights scale with it, and Lava's LIF has one fixed value a layer"
+_RESET = "a neuron that fired starts from zero: Lava's LIF has no reset by subtraction, and none that is left out"
+_NOT_IN_LAVA = {
+    "learn_beta": _ONE_DECAY,
+    "betas": _ONE_DECAY,
+    "threshold": _ONE_THRESHOLD,
+    "learn_threshold": _ONE_THRESHOLD,
+    "reset": _RESET,
+    "reset_mechanism": _RESET,
+    "reset_delay": _RESET,
+}
+"""What snnTorch's neurons can be told and an exported network can't have, and why."""
 
 
 class SpikingSettings(TorchSettings):
@@ -79,6 +93,9 @@ class SpikingSettings(TorchSettings):
         le=10,
         description="latency coding: standard deviations from the mean at which a spike is first",
     )
+    slope: float = Field(
+        default=2.0, gt=0, le=100, description="steepness of what stands for a spike's derivative (snnTorch's atan)"
+    )
     rate_penalty: float = Field(
         default=1.0,
         ge=0,
@@ -87,6 +104,16 @@ class SpikingSettings(TorchSettings):
     )
     learning_rate: float = Field(default=5e-3, gt=0, le=1, description="highest learning rate, after warming up")
     weight_decay: float = Field(default=1e-2, ge=0, le=10, description="AdamW's decoupled weight decay")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_lava_lacks(cls, values: Any) -> Any:
+        for key, why in _NOT_IN_LAVA.items():
+            if isinstance(values, dict) and key in values:
+                raise ValueError(f"there is no setting '{key}': {why}")
+        if isinstance(values, dict) and isinstance(values.get("beta"), list | tuple | dict | np.ndarray):
+            raise ValueError(f"'beta' is one number: {_NOT_IN_LAVA['learn_beta']}")
+        return values
 
     def model_post_init(self, context: object) -> None:
         if not all(1 <= size <= 16_384 for size in self.hidden):
@@ -125,15 +152,19 @@ class Spiking:
             network = _network_class()(train.x.shape[1], context.n_classes, settings)
             network.tilt = torch.from_numpy(weight_shift(context.class_weights))
             fit(network, settings, train, validation, context, penalty=lambda: settings.rate_penalty * network.rate)
-            network.tilt = None
+            network.forget()
             network.round_weights()
-        return TrainedSpiking(network, settings)
+        return TrainedSpiking(network, settings, Identity(context.name, context.version, context.schema_digest))
 
 
 class TrainedSpiking(TorchModel):
     """A trained network with the settings that made it. Its logits are spike counts: whole numbers from 0 to T."""
 
     family: ClassVar[str] = Spiking.name
+
+    def __init__(self, network: Any, settings: SpikingSettings, identity: Identity | None = None) -> None:
+        super().__init__(network, settings)
+        self.identity = identity or Identity()
 
     @property
     def arrays(self) -> LIFNetwork:
@@ -147,15 +178,16 @@ class TrainedSpiking(TorchModel):
             )
             for layer in self.network.layers
         )
-        return LIFNetwork(layers, self.settings.steps, self.settings.coding, self.settings.span)
+        return LIFNetwork(layers, self.settings.steps, self.settings.coding, self.settings.span, self.identity)
 
     def spikes(self, x: Floats) -> list[npt.NDArray[np.int64]]:
         """How often each neuron fires, a layer at a time: standardised float32 [N, D] to int64 [N, neurons] each."""
         import torch
 
         parts = torch.from_numpy(np.ascontiguousarray(x, np.float32)).split(_CHUNK)
+        memory: dict[Any, Any] = {}
         with torch.inference_mode():
-            counts = [[layer.sum(0).numpy() for layer in self.network.spikes(part)] for part in parts]
+            counts = [[layer.sum(0).numpy() for layer, _ in self.network.run(part, memory)] for part in parts]
         return [np.concatenate(layer).astype(np.int64) for layer in zip(*counts, strict=True)]
 
     def figures(self, x: Floats) -> dict[str, float]:
@@ -210,13 +242,14 @@ def _network_class() -> Any:
     """The torch module; made on first use, so that this file imports without torch."""
     torch = torch_of(Spiking.name)
     nn = torch.nn
-    fire = _spike_function()
+    run_layer = _layer_function()
 
     class Network(nn.Module):  # type: ignore[name-defined]
         """x [N, D] -> logits [N, C].
 
         tilt: [C], what is added to the counts while training; None when it is over.
         rate: mean spikes of a hidden neuron per step, of the batch that went through last in training.
+        memory: the arrays that training works in; without it most of a step's time would go into getting fresh ones.
         """
 
         def __init__(self, inputs: int, classes: int, settings: SpikingSettings) -> None:
@@ -228,38 +261,53 @@ def _network_class() -> Any:
             if latency:
                 with torch.no_grad():
                     self.layers[0].weight *= _GAIN
-            self.steps, self.beta = settings.steps, settings.decay
+            self.steps, self.beta, self.slope = settings.steps, settings.decay, settings.slope
             self.coding, self.span = settings.coding, settings.span
             self.tilt: Any = None
             self.rate: Any = None
+            self.memory: dict[Any, Any] = {}
 
-        def currents(self, x: Any) -> Any:
-            """What the input gives the first layer, [N, D] -> [T, N, H_1]."""
-            layer = self.layers[0]
-            if self.coding == "latency":
-                both = torch.cat([x, -x], dim=1)
-                time = ((1 - (both * (1 / self.span)).clamp(0, 1)) * (self.steps - 1)).round()
-                time = time.masked_fill(both <= 0, -1)
-                when = torch.arange(self.steps, dtype=x.dtype).reshape(-1, 1, 1)
-                return layer((time == when).to(x.dtype))
-            precise = nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
-            return precise.to(x.dtype).expand(self.steps, -1, -1)
+        def encode(self, x: Any) -> Any:
+            """What goes in: direct x [N, D] itself, latency spikes [T, N, 2 D]."""
+            if self.coding == "direct":
+                return x
+            both = torch.cat([x, -x], dim=1)
+            time = ((1 - (both * (1 / self.span)).clamp(0, 1)) * (self.steps - 1)).round()
+            time = time.masked_fill(both <= 0, -1)
+            when = torch.arange(self.steps, dtype=x.dtype).reshape(-1, 1, 1)
+            # Straight into float32: a comparison that gives bool takes five times as long.
+            return torch.eq(time, when, out=torch.empty((self.steps, *time.shape), dtype=x.dtype))
+
+        def run(self, x: Any, memory: dict[Any, Any]) -> list[tuple[Any, Any]]:
+            """For each layer its spikes, 0 or 1, [N, D] -> [T, N, H_k], and how many these are.
+
+            Spikes lie in `memory`: the next call with the same memory overwrites them.
+            """
+            value, out = self.encode(x), list[tuple[Any, Any]]()
+            for k, layer in enumerate(self.layers):
+                neuron = (self.steps, self.beta, self.slope)
+                out.append(run_layer(value, layer.weight, layer.bias, neuron, (memory, k)))
+                value = out[-1][0]
+            return out
 
         def spikes(self, x: Any) -> list[Any]:
-            """0 or 1 at every step, [N, D] -> [T, N, H_k] for each layer."""
-            out = [fire(self.currents(x), self.beta)]
-            for layer in self.layers[1:]:
-                out.append(fire(layer(out[-1]), self.beta))
-            return out
+            """0 or 1 at every step, [N, D] -> [T, N, H_k] for each layer, in arrays of their own."""
+            return [spikes for spikes, _ in self.run(x, {})]
 
         def forward(self, x: Any) -> Any:
             if self.training:
-                *hidden, last = self.spikes(x)
-                self.rate = sum(s.sum() for s in hidden) / sum(s.numel() for s in hidden)
+                *hidden, (last, _) = self.run(x, self.memory)
+                self.rate = sum(count for _, count in hidden) / sum(spikes.numel() for spikes, _ in hidden)
                 counts = last.sum(0)
             else:
-                counts = torch.cat([self.spikes(part)[-1].sum(0) for part in x.split(_CHUNK)])
+                memory: dict[Any, Any] = {}
+                counts = torch.cat([self.run(part, memory)[-1][0].sum(0) for part in x.split(_CHUNK)])
             return counts if self.tilt is None else counts + self.tilt
+
+        def forget(self) -> None:
+            """Training is over: nothing of it is kept but the weights."""
+            self.tilt = self.rate = None
+            self.memory = {}
 
         def round_weights(self) -> None:
             """Rounds to a grid on which float32 adds up any of a neuron's weights without an error, in any order."""
@@ -273,38 +321,87 @@ def _network_class() -> Any:
     return Network
 
 
-def _spike_function() -> Callable[[Any, float], Any]:
-    """Currents [T, N, H] and beta to spikes [T, N, H], with a surrogate for the derivative."""
+def _layer_function() -> Callable[..., tuple[Any, Any]]:
+    """One layer at all its steps, forwards and backwards, as a function of
+
+    given: spikes [T, N, I], or a current [N, I] that is the same at every step. weight: [H, I]. bias: [H].
+    neuron: T, beta, slope. memory: a dictionary and the layer's number in it.
+
+    Returns spikes [T, N, H], in `memory`, and their number as a scalar.
+
+    All is float32, numbers that are compared with or multiplied by are tensors, and results go where room was made
+    once: comparisons that give bool, plain Python numbers and fresh memory each cost more than the arithmetic.
+    """
     torch = torch_of(Spiking.name)
 
-    class Fire(torch.autograd.Function):  # type: ignore[name-defined]
+    def room(memory: tuple[dict[Any, Any], int], name: str, shape: Any, dtype: Any) -> Any:
+        kept, k = memory
+        size = math.prod(shape)
+        flat = kept.get((name, k))
+        if flat is None or flat.numel() < size or flat.dtype != dtype:
+            flat = kept[name, k] = torch.empty(size, dtype=dtype)
+        return flat[:size].view(shape)
+
+    class Layer(torch.autograd.Function):  # type: ignore[name-defined]
         @staticmethod
-        def forward(ctx: Any, currents: Any, beta: float) -> Any:
-            potentials = torch.empty(currents.shape, dtype=currents.dtype)
-            held = torch.zeros(currents.shape[1:], dtype=currents.dtype)
-            for potential, current in zip(potentials, currents, strict=True):
+        def forward(
+            ctx: Any,
+            given: Any,
+            weight: Any,
+            bias: Any,
+            neuron: tuple[int, float, float],
+            memory: tuple[dict[Any, Any], int],
+        ) -> tuple[Any, Any]:
+            dtype, (steps, beta, slope) = given.dtype, neuron
+            shape = (steps, given.shape[-2], len(bias))
+            potentials, spikes = (room(memory, name, shape, dtype) for name in ("potentials", "spikes"))
+            if given.ndim == 2:
+                precise = torch.nn.functional.linear(given.double(), weight.double(), bias.double())
+                currents = precise.to(dtype).expand(shape)
+            else:
+                torch.addmm(bias, given.flatten(0, 1), weight.t(), out=potentials.view(-1, len(bias)))
+                currents = potentials
+            held = torch.zeros(shape[1:], dtype=dtype)
+            threshold, share = torch.tensor(THRESHOLD, dtype=dtype), torch.tensor(beta, dtype=dtype)
+            for potential, current, spike in zip(potentials, currents, spikes, strict=True):
                 # Two roundings, as in ONNX; a fused multiply and add would make one.
-                torch.mul(held, beta, out=potential).add_(current)
-                held = potential.masked_fill(potential > THRESHOLD, 0)
-            ctx.save_for_backward(potentials)
-            ctx.beta = beta
-            return (potentials > THRESHOLD).to(currents.dtype)
+                torch.add(current, held, out=potential)
+                torch.gt(potential, threshold, out=spike)
+                torch.addcmul(potential, potential, spike, value=-1, out=held).mul_(share)
+            ctx.save_for_backward(given, weight, potentials, spikes, share)
+            ctx.memory, ctx.slope = memory, slope
+            return spikes, spikes.sum()
 
         @staticmethod
-        def backward(ctx: Any, gradient: Any) -> tuple[Any, None]:
-            from snntorch.surrogate import atan
+        def backward(ctx: Any, gradient: Any, of_count: Any) -> tuple[Any, ...]:
+            given, weight, potentials, spikes, share = ctx.saved_tensors
+            dtype = given.dtype
+            out, scratch = room(ctx.memory, "out", potentials.shape, dtype), torch.empty_like(potentials[0])
+            threshold, flat = torch.tensor(THRESHOLD, dtype=dtype), torch.tensor(2 / ctx.slope, dtype=dtype)
+            steep = math.pi**2 * ctx.slope / 2
+            later = None
+            steps = zip(out.unbind(), gradient.unbind(), potentials.unbind(), spikes.unbind(), strict=True)
+            for here, of_spike, potential, spike in reversed(list(steps)):
+                # snnTorch's surrogate, arctan(pi a v / 2) / pi with v = u - 1, has the derivative
+                # a / 2 / (1 + (pi a v / 2)^2) = 1 / (2 / a + pi^2 a / 2 v^2).
+                torch.sub(potential, threshold, out=scratch)
+                torch.addcmul(flat, scratch, scratch, value=steep, out=scratch)
+                torch.add(of_spike, of_count, out=here).div_(scratch)
+                if later is not None:
+                    # What a later potential has of this one; that a spike resets it has no derivative, as in snnTorch.
+                    torch.addcmul(later, later, spike, value=-1, out=scratch)
+                    here.addcmul_(scratch, share)
+                later = here
+            of_current = out.sum(0) if given.ndim == 2 else out.flatten(0, 1)
+            rows = given.flatten(0, -2)
+            of_given = None
+            if ctx.needs_input_grad[0]:
+                of_given = room(ctx.memory, "given", given.shape, dtype)
+                torch.mm(of_current, weight, out=of_given.view(rows.shape))
+            return of_given, of_current.t() @ rows, of_current.sum(0), None, None
 
-            (potentials,) = ctx.saved_tensors
-            with torch.enable_grad():
-                above = (potentials - THRESHOLD).requires_grad_()
-                (out,) = torch.autograd.grad(atan()(above), above, gradient)
-            # What a potential keeps of the one before it; that a spike resets it has no derivative, as in snnTorch.
-            kept = (potentials <= THRESHOLD).to(out.dtype) * ctx.beta
-            for t in range(len(out) - 2, -1, -1):
-                out[t].addcmul_(out[t + 1], kept[t])
-            return out, None
+    def run_layer(*arguments: Any) -> tuple[Any, Any]:
+        out: tuple[Any, Any] = Layer.apply(*arguments)
+        return out
 
-    def fire(currents: Any, beta: float) -> Any:
-        return Fire.apply(currents, beta)
-
-    return fire
+    return run_layer

@@ -80,12 +80,17 @@ class TrainingContext:
     threads: CPU threads to use.
     epoch: call after each epoch with (number from 1, total, metrics such as {"train_loss": .., "val_loss": ..,
         "val_macro_f1": ..}); shows progress, logs curves, and raises to cancel.
+    name, version, schema_digest: of the registered model that this is to be and of its traffic, for native artefacts
+        that say whose they are; empty where nothing is registered.
     """
 
     n_classes: int
     class_weights: Floats
     threads: int = 1
     epoch: Callable[[int, int, dict[str, float]], None] = field(default=lambda number, total, metrics: None)
+    name: str = ""
+    version: str = ""
+    schema_digest: str = ""
 
 
 @runtime_checkable

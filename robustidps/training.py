@@ -150,6 +150,8 @@ def train_bundle(
         threads=threads,
         progress=progress,
         on_epoch=on_epoch,
+        name=name,
+        version=version,
     )
     progress("describing training traffic", 0, None)
     from robustidps.evaluation.reference import profile
@@ -208,6 +210,8 @@ def fit(
     threads: int = 1,
     progress: Progress = silent,
     on_epoch: Epoch | None = None,
+    name: str = "",
+    version: str = "",
 ) -> Fitted:
     """All of training but the bundle; writes nothing. Arguments and errors as for `train_bundle`."""
     _demand_trainable(train, validation)
@@ -230,6 +234,9 @@ def fit(
         class_weights=class_weights(train.labels, train.schema.output_dim),
         threads=threads,
         epoch=epoch,
+        name=name,
+        version=version,
+        schema_digest=train.schema.digest,
     )
     rows = [
         Standardised(preprocessing.transform(part.features), part.labels.astype(np.int64))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from robustidps.bundle.audit import OPERATORS
 from robustidps.errors import BundleError, ConfigError
 from robustidps.families import Standardised, TrainingContext, family_settings, get_family
-from robustidps.models._lif import LIFLayer, LIFNetwork, read_nir, write_nir
+from robustidps.models._lif import Identity, LIFLayer, LIFNetwork, read_nir, write_nir, write_onnx
 from robustidps.models.spiking import Spiking, SpikingSettings, _network_class, load_native
+from robustidps.testing.traffic import toy_traffic
+from robustidps.training import train_bundle
 
 torch = pytest.importorskip("torch")
 snn = pytest.importorskip("snntorch")
@@ -47,9 +51,10 @@ def input_steps(model, x):
     return spikegen.latency(share, num_steps=settings.steps, **options).double()
 
 
-def snntorch_spikes(network, inputs):
+def snntorch_spikes(network, inputs, slope=2.0):
     """Spikes [T, N, neurons] of each layer, from snnTorch's neurons one step at a time."""
-    neurons = [snn.Leaky(beta=network.beta, reset_mechanism="zero") for _ in network.layers]
+    surrogate = snn.surrogate.atan(alpha=slope)
+    neurons = [snn.Leaky(beta=network.beta, reset_mechanism="zero", spike_grad=surrogate) for _ in network.layers]
     potentials = [neuron.init_leaky() for neuron in neurons]
     out = [[] for _ in neurons]
     for value in inputs:
@@ -75,20 +80,24 @@ def load_twin(model):
     return twin
 
 
-@pytest.mark.parametrize("coding", CODINGS)
-def test_gradients_are_those_of_snntorch(coding):
+@pytest.mark.parametrize(("coding", "slope"), [("direct", 2.0), ("latency", 2.0), ("direct", 5.0)])
+def test_gradients_are_those_of_snntorch(coding, slope):
+    """Of the spike counts and of the penalty on firing rates."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        ours = _network_class()(INPUTS, CLASSES, SpikingSettings(hidden=(24, 20), steps=10, coding=coding))
+        settings = SpikingSettings(hidden=(24, 20), steps=10, coding=coding, slope=slope)
+        ours = _network_class()(INPUTS, CLASSES, settings)
     with torch.no_grad():
         for layer in ours.layers:
             layer.weight *= 3
     model = type("Model", (), {"settings": SpikingSettings(steps=10, coding=coding)})
     data, chosen = rows(32), torch.linspace(-1, 1, CLASSES)
-    (ours(torch.from_numpy(data.x)) * chosen).sum().backward()
+    ((ours(torch.from_numpy(data.x)) * chosen).sum() + 100 * ours.rate).backward()
     gradients = [p.grad.clone() for p in ours.parameters()]
     ours.zero_grad()
-    (snntorch_spikes(ours, input_steps(model, data.x))[-1].sum(0) * chosen).sum().backward()
+    *hidden, last = snntorch_spikes(ours, input_steps(model, data.x), slope)
+    rate = sum(s.sum() for s in hidden) / sum(s.numel() for s in hidden)
+    ((last.sum(0) * chosen).sum() + 100 * rate).backward()
     for mine, parameter in zip(gradients, ours.parameters(), strict=True):
         assert torch.allclose(mine, parameter.grad, rtol=1e-3, atol=1e-3 * float(mine.abs().max()))
         assert mine.abs().max() > 0
@@ -125,6 +134,58 @@ def test_the_nir_file_simulated_in_float64_says_what_the_model_says(model, tmp_p
     for ours, theirs in zip(model.spikes(x), simulated, strict=True):
         # float32 against float64: a potential may come to lie on the other side of the threshold, hardly ever.
         assert (ours != theirs).mean() < 1e-3 and theirs.sum() > 0
+
+
+def test_snntorch_reads_the_nir_file_and_counts_the_same_spikes(model, tmp_path):
+    """A second reader: its graph of the file (through nirtorch), its neurons, one step at a time."""
+    from snntorch.import_nir import import_from_nir
+
+    write_nir(tmp_path / "model.nir", model.arrays)
+    theirs = import_from_nir(nir.read(tmp_path / "model.nir"))
+    x, state, counts = rows(300, 3).x, None, 0
+    with torch.no_grad():
+        for value in input_steps(model, x).float():
+            spikes, state = theirs(value, state) if state else theirs(value)
+            counts = counts + spikes.numpy()
+    assert counts.sum() > 0
+    assert (counts != model.logits(x)).mean() < 1e-3  # as above: sums of currents are in another order
+    assert (counts.argmax(1) == model.logits(x).argmax(1)).mean() > 0.99
+
+
+def test_a_nir_file_says_whose_it_is_and_another_models_is_refused(tmp_path):
+    whose = Identity("edge", "1.2.0", "ab" * 32)
+    context = TrainingContext(
+        CLASSES, np.ones(CLASSES, np.float32), name=whose.name, version=whose.version, schema_digest=whose.schema_digest
+    )
+    Spiking().train(SpikingSettings(hidden=(4,), epochs=1), rows(100), rows(50, 1), context).save_native(tmp_path)
+    path = tmp_path / "model.nir"
+    metadata = nir.read(path).metadata
+    assert {key: metadata[key] for key in ("name", "version", "schema_digest")} == vars(whose)
+    assert read_nir(path).identity == read_nir(path, whose).identity == whose
+    for other in (
+        replace(whose, name="core"),
+        replace(whose, version="1.3.0"),
+        replace(whose, schema_digest="cd" * 32),
+    ):
+        with pytest.raises(BundleError, match=r"edge 1\.2\.0 for schema abababababab, not ") as refused:
+            read_nir(path, other)
+        assert "model.nir" in str(refused.value)
+    with pytest.raises(BundleError, match="nameless model for schema unknown"):
+        read_nir(graph_of(plain, tmp_path), whose)
+
+
+def test_a_bundle_has_its_name_version_and_schema_in_its_nir_file_and_its_cost_in_its_metrics(tmp_path):
+    traffic = toy_traffic()
+    half = len(traffic) // 2
+    settings = SpikingSettings(hidden=(8,), epochs=1)
+    made = train_bundle(
+        Spiking(), settings, traffic.select(slice(0, half)), traffic.select(slice(half, None)),
+        name="edge", version="0.3.0", out=tmp_path / "bundle",
+    ).bundle  # fmt: skip
+    read_nir(tmp_path / "bundle/native/model.nir", Identity("edge", "0.3.0", made.schema.digest))
+    assert {"firing_rate_1", "firing_rate_2", "spikes", "synaptic_operations", "neuron_updates"} <= set(
+        made.metadata.performance_metrics
+    )
 
 
 def test_what_is_read_from_a_nir_file_is_what_was_written(model, tmp_path):
@@ -190,18 +251,31 @@ def test_the_penalty_on_firing_rates_lowers_them():
     assert thrifty["synaptic_operations"] < free["synaptic_operations"]
 
 
-def test_figures_are_what_can_be_counted(model):
-    x = rows(50, 8).x
+def test_figures_are_what_counting_one_by_one_gives(model):
+    n, steps = 6, 25
+    x = rows(n, 8).x
+    x[0, 0] = 0  # fires never under latency coding, and is a current like others under direct coding
+    going_in = input_steps(model, x)
     with torch.no_grad():
-        first, second, last = (
-            float(s.sum()) / 50 for s in snntorch_spikes(load_twin(model).double(), input_steps(model, x))
-        )
-    events = float(input_steps(model, x).ne(0).sum()) / 50
+        spikes = [s.numpy() > 0 for s in snntorch_spikes(load_twin(model).double(), going_in)]
+    arriving = [going_in.numpy() != 0 if model.settings.coding == "latency" else np.ones(going_in.shape, bool), *spikes]
+    operations = updates = fired = 0
+    for t in range(steps):
+        for row in range(n):
+            for before, layer, after in zip(arriving, model.network.layers, spikes, strict=False):
+                for source in range(layer.in_features):
+                    if before[t, row, source]:
+                        for _ in layer.weight[:, source]:
+                            operations += 1
+                for neuron in range(layer.out_features):
+                    updates += 1
+                    fired += bool(after[t, row, neuron])
     figures = model.figures(x)
-    assert figures["synaptic_operations"] == pytest.approx(events * 24 + first * 20 + second * CLASSES)
-    assert figures["spikes"] == pytest.approx(first + second + last)
-    assert figures["firing_rate_2"] == pytest.approx(second / (20 * 25))
-    assert figures["neuron_updates"] == (24 + 20 + CLASSES) * 25
+    assert figures["synaptic_operations"] == pytest.approx(operations / n) and operations > 0
+    assert figures["neuron_updates"] == pytest.approx(updates / n)
+    assert figures["spikes"] == pytest.approx(fired / n) and fired > 0
+    for k, (layer, size) in enumerate(zip(spikes, (24, 20, CLASSES), strict=True), 1):
+        assert figures[f"firing_rate_{k}"] == pytest.approx(sum(layer.ravel().tolist()) / (n * steps * size))
 
 
 def test_counts_mean_the_same_whatever_the_class_weights():
@@ -242,13 +316,30 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
         ("hidden", [0]),
         ("coding", "rate"),
         ("rate_penalty", -1),
-        ("learn_beta", True),
-        ("reset", "subtract"),
+        ("slope", 0),
+        ("surrogate", "sigmoid"),
     ],
 )
 def test_a_bad_setting_is_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=key):
         family_settings(get_family("spiking"), {key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("learn_beta", True, "one fixed decay"),
+        ("beta", [0.9] * 256, "one fixed decay"),
+        ("reset_mechanism", "subtract", "starts from zero"),
+        ("reset", "subtract", "starts from zero"),
+        ("threshold", 2.0, "weights scale with it"),
+        ("learn_threshold", True, "weights scale with it"),
+    ],
+)
+def test_what_lava_cannot_compute_is_refused_before_training_with_the_reason(key, value, why):
+    with pytest.raises(ConfigError, match=f"'{key}'.*Lava") as refused:
+        family_settings(get_family("spiking"), {key: value})
+    assert why in str(refused.value)
 
 
 # --- NIR files that aren't what they should be
@@ -321,6 +412,26 @@ def leaking_elsewhere(graph, rng):
     graph.nodes["lif_0"].v_leak[:] = 0.5
 
 
+def misnamed(graph, rng):
+    graph.metadata["name"] = "../../etc"
+
+
+def misversioned(graph, rng):
+    graph.metadata["version"] = "newest"
+
+
+def undigested(graph, rng):
+    graph.metadata["schema_digest"] = "flow64"
+
+
+def uncoded(graph, rng):
+    del graph.metadata["coding"]
+
+
+def out_of_time(graph, rng):
+    graph.metadata["dt"] = -1.0
+
+
 def plain(graph, rng):
     return
 
@@ -339,12 +450,18 @@ def plain(graph, rng):
         (timeless, "T 0"),
         (many_decays, "tau differs"),
         (leaking_elsewhere, "v_leak 0.5"),
+        (misnamed, "metadata.*etc"),
+        (misversioned, "metadata.*newest"),
+        (undigested, "metadata.*flow64"),
+        (uncoded, "coding"),
+        (out_of_time, "dt -1"),
     ],
 )
 def test_a_nir_file_with_a_defect_is_refused(edit, words, tmp_path):
     assert read_nir(graph_of(plain, tmp_path)).steps == 5
-    with pytest.raises(BundleError, match=words):
+    with pytest.raises(BundleError, match=words) as refused:
         read_nir(graph_of(edit, tmp_path))
+    assert str(tmp_path / "model.nir") in str(refused.value)
 
 
 def test_a_file_that_is_cut_off_or_none_at_all_is_refused(tmp_path):
@@ -383,3 +500,25 @@ def test_a_file_that_plays_tricks_is_refused_before_it_is_read(trick, tmp_path):
     }
     with pytest.raises(BundleError, match=words[trick]):
         read_nir(path)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 1.0, 5.0])
+def test_the_exported_graph_fires_over_the_threshold_and_not_at_it(threshold, tmp_path):
+    """A neuron for each of the float32 at, just below and just over the threshold, whose bias alone is its current."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    at = np.float32(threshold)
+    bias = np.array([np.nextafter(at, np.float32(0)), at, np.nextafter(at, np.float32(9)), -9, 1e30], np.float64)
+    network = LIFNetwork((LIFLayer(np.zeros((5, 2)), bias, 0.0, float(at)),), 4, "direct", 3.0)
+    write_onnx(tmp_path / "logits.onnx", network)
+    session = onnxruntime.InferenceSession(str(tmp_path / "logits.onnx"), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.zeros((3, 2), np.float32)})[0].tolist() == [[0, 0, 4, 0, 4]] * 3
+
+
+def test_a_single_step_is_exported_too(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    for coding in CODINGS:
+        small = train(coding=coding, steps=1, epochs=1)
+        small.export_onnx(tmp_path / "logits.onnx")
+        session = onnxruntime.InferenceSession(str(tmp_path / "logits.onnx"), providers=["CPUExecutionProvider"])
+        x = rows(50, 4).x
+        assert (session.run(None, {"x": x})[0] == small.logits(x)).all()
