@@ -25,7 +25,7 @@ from robustidps.errors import UnavailableError
 from robustidps.loihi.quantising import quantise
 from robustidps.loihi.runner import installed, simulate
 from robustidps.loihi.subject import encode
-from robustidps.models._lif import LIFLayer, LIFNetwork, write_nir
+from robustidps.nir import LIFLayer, LIFNetwork, write_nir
 from robustidps.settings import Settings, get_settings
 
 MINUTES = 1

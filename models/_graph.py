@@ -25,7 +25,7 @@ class Graph:
         from onnx import numpy_helper
 
         name = f"constant_{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value, dtype), name))
+        self._constants.append(numpy_helper.from_array(np.asarray(value, dtype, order="C"), name))
         return name
 
     def node(self, operator: str, *inputs: str, outputs: list[str] | None = None, **attributes: Any) -> str:

@@ -30,7 +30,8 @@ Training is that of all families in PyTorch (`_torch.py`). It needs no loop of m
 its matrix at once, and time is unrolled by hand, backwards too. The derivative of a spike is replaced by snnTorch's
 arctangent surrogate; snnTorch's own network is the oracle in the tests.
 
-The trained network as arrays, and the ONNX and NIR files made from them, are in `_lif.py`.
+The trained network as arrays, and the ONNX and NIR files made from them, are in `_lif.py`
+and `robustidps/nir.py`.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from robustidps.families import FamilySettings, Standardised, TrainingContext
-from robustidps.models._lif import THRESHOLD, Identity, LIFLayer, LIFNetwork, write_nir, write_onnx
+from robustidps.models._lif import write_onnx
 from robustidps.models._loop import demand_rows, weight_shift
 from robustidps.models._torch import TorchModel, TorchSettings, fit, load, torch_at, torch_of
+from robustidps.nir import THRESHOLD, Identity, LIFLayer, LIFNetwork, write_nir
 
 __all__ = ["Spiking", "SpikingSettings", "TrainedSpiking", "load_native"]
 
@@ -217,7 +219,7 @@ class TrainedSpiking(TorchModel):
     def save_native(self, folder: Path) -> None:
         """Writes `weights.safetensors`, `config.json` and `model.nir` into `folder`.
 
-        The first two are read again with `load_native`, the third with `robustidps.models._lif.read_nir` or any tool
+        The first two are read again with `load_native`, the third with `robustidps.nir.read_nir` or any tool
         that reads NIR.
         """
         super().save_native(folder)

@@ -106,9 +106,7 @@ def subject_of(bundle: Bundle) -> Subject:
         MissingExtraError: torch or nir isn't installed.
     """
     from robustidps.families import get_family
-
-    # A file format that belongs to the family; everything else about families goes through the entry point.
-    from robustidps.models._lif import read_nir
+    from robustidps.nir import Identity, read_nir
 
     meta = bundle.metadata
     where = f"{meta.name} {meta.version}"
@@ -122,7 +120,7 @@ def subject_of(bundle: Bundle) -> Subject:
     nir = native / "model.nir"
     if not nir.is_file():
         raise BundleError("has no native/model.nir", where=where, remedy="train it anew")
-    network = read_nir(nir)
+    network = read_nir(nir, Identity(meta.name, meta.version, meta.schema_digest or ""))
     load: Any = sys.modules[type(get_family(FAMILY)).__module__].load_native
     trained = load(native)
     own = trained.arrays

@@ -13,7 +13,7 @@ from robustidps.errors import UnavailableError
 from robustidps.families import family_settings, get_family
 from robustidps.loihi.runner import installed
 from robustidps.loihi.subject import subject_of
-from robustidps.models._lif import LIFLayer, LIFNetwork, write_nir
+from robustidps.nir import LIFLayer, LIFNetwork, write_nir
 from robustidps.settings import Settings
 from robustidps.testing.traffic import toy_traffic
 from robustidps.training import train_bundle

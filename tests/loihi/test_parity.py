@@ -11,7 +11,7 @@ from robustidps.loihi.report import LoihiReport, markdown
 from robustidps.loihi.resources import claims, operations, placements, running
 from robustidps.loihi.runner import Simulation
 from robustidps.loihi.subject import encode
-from robustidps.models._lif import LIFLayer, LIFNetwork
+from robustidps.nir import LIFLayer, LIFNetwork
 from robustidps.testing.traffic import toy_traffic
 from tests.loihi.conftest import random_network, random_rows
 

@@ -10,7 +10,7 @@ import pytest
 from robustidps.errors import ConfigError, DatasetError
 from robustidps.loihi.emulator import emulate
 from robustidps.loihi.quantising import calibrate, quantise
-from robustidps.models._lif import LIFNetwork
+from robustidps.nir import LIFNetwork
 from tests.loihi.conftest import random_network, random_rows
 
 

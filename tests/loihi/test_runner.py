@@ -20,7 +20,7 @@ from robustidps.loihi.emulator import emulate
 from robustidps.loihi.quantising import quantise
 from robustidps.loihi.runner import installed, simulate
 from robustidps.loihi.subject import encode
-from robustidps.models._lif import write_nir
+from robustidps.nir import write_nir
 from robustidps.settings import Settings
 from tests.loihi.conftest import random_network, random_rows
 from tests.loihi.test_quantising import float_counts

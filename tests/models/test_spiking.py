@@ -10,8 +10,9 @@ import pytest
 from robustidps.bundle.audit import OPERATORS
 from robustidps.errors import BundleError, ConfigError
 from robustidps.families import Standardised, TrainingContext, family_settings, get_family
-from robustidps.models._lif import Identity, LIFLayer, LIFNetwork, read_nir, write_nir, write_onnx
+from robustidps.models._lif import write_onnx
 from robustidps.models.spiking import Spiking, SpikingSettings, _network_class, load_native
+from robustidps.nir import Identity, LIFLayer, LIFNetwork, read_nir, write_nir
 from robustidps.testing.traffic import toy_traffic
 from robustidps.training import train_bundle
 
