@@ -264,7 +264,7 @@ def costs(name: str, ones: list[Trained], split: Split) -> list[str]:
             }
             cells |= {(kind, batch): f"{batch / seconds:,.0f}" for kind, seconds in timed(calls, 1.0).items()}
     rates = [cells.get((kind, batch), "-") for kind in ("ONNX", "native") for batch in BATCHES]
-    return [name, f"{np.mean([o.seconds for o in ones]):.0f}", f"{one.bytes / 1024:,.0f}", *rates]
+    return [name, f"{np.mean([o.seconds for o in ones]):.1f}", f"{one.bytes / 1024:,.0f}", *rates]
 
 
 def twenty_percent(data_dir: Path, seeds: int, keep: Path, rows: int | None) -> str:
