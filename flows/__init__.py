@@ -2,6 +2,7 @@
 
     train       traffic -> split -> train -> bundle -> evaluate -> drift -> register (-> promote)
     unify       registered versions -> weights -> one graph -> evaluate -> drift -> register (-> promote)
+    evaluate_on_hardware   a version's circuit on a device, beside itself without noise
     promote     judge a registered version and move it, or record the refusal
     demo        the main job, end to end, on simulated traffic
 

@@ -20,16 +20,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustidps.bundle.audit import INPUT, MAX_BYTES, MAX_OPSET, MIN_OPSET, OUTPUT, audit
-from robustidps.errors import BundleError, printable
+from robustidps.errors import BundleError, InputError, printable
 from robustidps.preprocessing import Preprocessing
 from robustidps.settings import writable
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["audit", "compose", "compose_bytes"]
+__all__ = ["STANDARDISED", "audit", "compose", "compose_bytes", "standardising"]
 
 _PREFIX = "model/"
+STANDARDISED = f"{_PREFIX}x"
+"""What standardised features are called within the graph."""
+
 _IR_VERSION = 10  # understood by ONNX Runtime from 1.18 on
 
 
@@ -59,7 +62,7 @@ def compose_bytes(logits_onnx: Path, preprocessing: Preprocessing, temperature: 
     classes = family.graph.output[0].type.tensor_type.shape.dim[1].dim_value
 
     emit = _Emitter()
-    emit.node("Identity", [_preprocessing(emit, preprocessing)], out=f"{_PREFIX}x")
+    emit.node("Identity", [_preprocessing(emit, preprocessing)], out=STANDARDISED)
     before = len(emit.nodes)
     scaled = emit.node("Div", [f"{_PREFIX}logits", emit.constant("temperature", np.array(temperature, np.float32))])
     emit.node("Softmax", [scaled], out=OUTPUT, axis=-1)
@@ -82,6 +85,32 @@ def compose_bytes(logits_onnx: Path, preprocessing: Preprocessing, temperature: 
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BundleError(f"the composed graph isn't valid ONNX: {printable(error, 300)}", where=logits_onnx) from None
     return data
+
+
+def standardising(data: bytes, where: object) -> bytes:
+    """The part of a bundle's graph before the family's: raw [N, F] to standardised [N, D], as `STANDARDISED`.
+
+    Args:
+        data: model.onnx of a verified bundle.
+
+    Raises:
+        InputError: the graph has no such part, as in a bundle of several models, or of one that takes raw features.
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(data)
+    graph = model.graph
+    last = next((i for i, node in enumerate(graph.node) if STANDARDISED in node.output), None)
+    if last is None:
+        raise InputError("its graph doesn't standardise features apart from the model", where=where)
+    del graph.node[last + 1 :]
+    del graph.output[:]
+    graph.output.append(onnx.helper.make_tensor_value_info(STANDARDISED, onnx.TensorProto.FLOAT, ["batch", "columns"]))
+    used = {name for node in graph.node for name in node.input}
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return model.SerializeToString()
 
 
 def _family_graph(path: Path, width: int) -> onnx.ModelProto:

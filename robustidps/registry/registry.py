@@ -285,6 +285,20 @@ class ModelRegistry(Catalogue):
             self.tracking.log_text(record.run_id, canonical(drift), "drift/drift.json")
         self.tracking.tag_version(name, record.mlflow_version, tags)
 
+    def log_report(
+        self, name: str, version: str, figures: Mapping[str, float], prefix: str, report: str, path: str
+    ) -> None:
+        """Puts further figures, named with `prefix`, and a report, at `path` of its artefacts, into the version's run.
+
+        Raises:
+            NotFoundError, RegistryUnavailableError.
+        """
+        record = self.version(name, version)
+        if record.run_id is None:
+            raise NotFoundError("is not registered", where=f"{name} {version}")
+        self.tracking.log_metrics(record.run_id, figures, prefix=prefix)
+        self.tracking.log_text(record.run_id, report, path)
+
     # --- moving
 
     def transition(
