@@ -36,9 +36,22 @@ from robustidps.models._loop import (
 )
 from robustidps.settings import config_error, writable
 
-__all__ = ["TorchModel", "TorchSettings", "fit", "forward", "load", "torch_at", "torch_of", "undo_class_weights"]
+__all__ = [
+    "STORED",
+    "TorchModel",
+    "TorchSettings",
+    "fit",
+    "forward",
+    "load",
+    "torch_at",
+    "torch_of",
+    "undo_class_weights",
+]
 
 Floats = npt.NDArray[np.float32]
+
+STORED = {"stored": True}
+"""Context in which settings of a model made earlier are read: what training would need here may be missing."""
 
 _CHUNK = 8192  # rows at a time when predicting: fits the cache, and memory stays bounded
 _turn = threading.RLock()
@@ -131,7 +144,7 @@ def load(folder: Path, settings_class: type[Any], build: Callable[[dict[str, Any
 
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings = settings_class.model_validate(config["settings"])
+        settings = settings_class.model_validate(config["settings"], context=STORED)
         with torch_at(0, None, family):
             network = build(config, settings)
         network.load_state_dict(load_file(str(folder / "weights.safetensors")))

@@ -13,10 +13,13 @@ U is L times: a rotation Rot(a, b, c) = RZ(c) RY(b) RZ(a) on each qubit, then a 
 D standardised features, n = `qubits`, L = `layers`, s = `scale`, H = `hidden`, C classes.
 
 Neither training nor serving runs a circuit for each row. RX of an angle gives amplitudes cos(t/2) and -i sin(t/2), so
-|f> has the amplitudes r_k (-i)^popcount(k), with r_k real, a product of cosines and sines. U doesn't depend on the row:
-with V = U diag((-i)^popcount(k)), probabilities are (Re V r)^2 + (Im V r)^2, two real matrix products, which is also
-what is exported to ONNX. Qubit 0 is the highest bit of k, as in PennyLane, which is the oracle for values and gradients
-in the tests, and the way to other devices (`robustidps.models._circuits`).
+|f> has the amplitudes r_k (-i)^popcount(k), with r_k real, a product of cosines and sines, which is a sum of sines of
+sums of the angles (`_products`). U doesn't depend on the row: with V = U diag((-i)^popcount(k)), probabilities are
+(Re V r)^2 + (Im V r)^2, two real matrix products. Training lets the layers act on the states of the batch instead,
+where those are fewer than V has columns. What is exported to ONNX has all matrices that follow each other multiplied:
+encoder, sines, one product, squares, decoder. Qubit 0 is the highest bit of k, as in PennyLane, which is the oracle for
+values and gradients in the tests, and the way to other devices (`robustidps.models._circuits`); docs/quantum.md derives
+it all.
 
 Training is that of all families in PyTorch (`_torch.py`); then the tilt that class weights gave is taken out of the
 output bias. "Quantum" says nothing about speed or accuracy: docs/results.md sets it beside a boosted tree.
@@ -25,21 +28,25 @@ output bias. "Quantum" says nothing about speed or accuracy: docs/results.md set
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from robustidps.families import FamilySettings, Standardised, TrainingContext
+from robustidps.families import FamilySettings, Run, Standardised, Target, TrainingContext
+from robustidps.models._devices import check_device
 from robustidps.models._loop import demand_rows
 from robustidps.models._torch import TorchModel, TorchSettings, fit, load, torch_at, torch_of, undo_class_weights
+from robustidps.progress import Progress, silent
 
 __all__ = ["Quantum", "QuantumSettings", "TrainedQuantum", "circuit_depth", "load_native", "ring"]
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 
 
 class QuantumSettings(TorchSettings):
@@ -49,8 +56,21 @@ class QuantumSettings(TorchSettings):
     layers: int = Field(default=3, ge=1, le=50, description="L, entangling layers of the circuit")
     scale: float = Field(default=math.pi, gt=0, le=2 * math.pi, description="s, the largest embedding angle in radians")
     hidden: int = Field(default=32, ge=1, le=4096, description="H, units of the decoder's hidden layer")
+    device: str = Field(
+        default="default.qubit",
+        max_length=60,
+        description="PennyLane device that evaluate-on-hardware uses where none is named",
+    )
     learning_rate: float = Field(default=1e-2, gt=0, le=1, description="highest learning rate, after warming up")
     weight_decay: float = Field(default=1e-3, ge=0, le=10, description="AdamW's decoupled weight decay")
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, value: str, info: ValidationInfo) -> str:
+        """A model that is only loaded may name a device whose plugin isn't installed here."""
+        if not info.context:
+            check_device(value)
+        return value
 
 
 class Quantum:
@@ -106,12 +126,51 @@ class TrainedQuantum(TorchModel):
         with torch.inference_mode():
             return self.network.angles(torch.from_numpy(np.ascontiguousarray(x, np.float32))).numpy().astype(np.float64)
 
+    def expectations(self, angles: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """What exact arithmetic gives for angles [N, n]: float64 [N, n]."""
+        import torch
+
+        with torch.inference_mode():
+            return (
+                self.network.expectations(torch.from_numpy(np.asarray(angles, np.float32))).numpy().astype(np.float64)
+            )
+
     def decode(self, expectations: npt.ArrayLike) -> Floats:
         """Logits float32 [N, C] from expectations [N, n], wherever those were measured."""
         import torch
 
         with torch.inference_mode():
             return self.network.decoder(torch.from_numpy(np.asarray(expectations, np.float32))).numpy()
+
+    def check_target(self, target: Target) -> Target:
+        """See `RunnableModel`: IBM's backends by name, or PennyLane's devices, by default the settings' `device`."""
+        if target.backend is None:
+            device = target.device or self.settings.device
+            check_device(device)
+            return replace(target, device=device)
+        from robustidps.models._ibm import check_backend
+
+        check_backend(target.backend, self.settings.qubits)
+        return target
+
+    def run_on(self, target: Target, x: Floats, progress: Progress = silent) -> Run:
+        """See `RunnableModel`. What is measured are the n expectations of Z."""
+        from robustidps.models._circuits import on_device
+
+        target, angles, weights = self.check_target(target), self.angles(x), self.circuit_weights
+        facts: dict[str, Any] = {"qubits": self.settings.qubits}
+        if target.backend is not None:
+            from robustidps.models._ibm import DEFAULT_SHOTS, on_backend
+
+            shots = target.shots or DEFAULT_SHOTS
+            measured, more = on_backend(target.backend, angles, weights, shots, target.seed, progress)
+        else:
+            name = str(target.device)
+            options = {"shots": target.shots, "seed": target.seed} | target.options
+            measured = on_device(name, angles, weights, progress=progress, **options)
+            more = {"device": name, "depth": circuit_depth(self.settings), **options}
+        exact = self.expectations(angles)
+        return Run(self.decode(measured), measured, exact, facts | more)
 
 
 def load_native(folder: Path) -> TrainedQuantum:
@@ -156,6 +215,34 @@ def _permutation(layer: int, qubits: int) -> npt.NDArray[np.int64]:
     return source
 
 
+def _products(n: int) -> tuple[Doubles, Doubles, Doubles]:
+    """All products of n cosines and sines as sums: A [n, 2^n], b [2^n] and T [2^n, 2^n] for which
+
+        prod_i (cos, sin)[k_i](t_i / 2) = sum_m T_mk sin(t A + b)_m            k_i: bit i of k, the highest first
+
+    for any t [n]. Half of the 2^n waves are cosines and half are sines of (t_1 +- t_2 +- .. +- t_n) / 2; that is the
+    product-to-sum rule, cos u cos v = (cos(u - v) + cos(u + v)) / 2, applied n - 1 times.
+    """
+    half = 2 ** (n - 1)
+    k = np.arange(2**n)
+    bits = k[:, None] >> np.arange(n - 1, -1, -1) & 1
+    signs = 1.0 - 2 * bits[:half]  # [half, n], the first always 1
+    # sin u is cos(u - pi / 2), so row k's product is a mean over sign patterns of cos(phase - (pi / 2) signs . bits).
+    turns = (signs @ bits.T).astype(int) % 4  # quarter turns, [half, 2^n]
+    cosine, sine = np.array([1, 0, -1, 0])[turns], np.array([0, 1, 0, -1])[turns]
+    sums = np.concatenate([signs, signs]).T / 2
+    return sums, np.repeat([math.pi / 2, 0.0], half), np.concatenate([cosine, sine]) / half
+
+
+def _rotation() -> Doubles:
+    """Rot from the products of cosines and sines of a/2, b/2, c/2, as `_products(3)` orders them: [8, 8], the columns
+    being row, column and part (real, imaginary). RZ(a) = cos(a/2) - i Z sin(a/2), RY(b) = cos(b/2) - i Y sin(b/2)."""
+    one, y, z = np.eye(2), np.array([[0, -1j], [1j, 0]]), np.diag([1, -1])
+    rz, ry = (one, -1j * z), (one, -1j * y)
+    gates = np.stack([rz[c] @ ry[b] @ rz[a] for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+    return np.stack([gates.real, gates.imag], axis=-1).reshape(8, 8)
+
+
 @lru_cache(maxsize=1)
 def _network_class() -> Any:
     """The torch module; made on first use, so that this file imports without torch."""
@@ -174,62 +261,79 @@ def _network_class() -> Any:
             self.decoder = nn.Sequential(nn.Linear(n, settings.hidden), nn.ReLU(), nn.Linear(settings.hidden, classes))
             k = np.arange(2**n)
             bits = k[:, None] >> np.arange(n - 1, -1, -1) & 1
-            signs = torch.from_numpy((1 - 2 * bits).astype(np.float32))
-            # Fixed by n and L, or compiled from the weights: no part of what is saved.
-            self.register_buffer("signs", torch.cat([signs, signs]), persistent=False)
-            phase = torch.from_numpy(((-1j) ** bits.sum(axis=1)).astype(np.complex64))
-            self.register_buffer("phase", phase, persistent=False)
-            moves = np.stack([_permutation(layer, n) for layer in range(settings.layers)])
-            self.register_buffer("moves", torch.from_numpy(moves), persistent=False)
-            self.register_buffer("compiled", torch.zeros(2**n, 2 ** (n + 1)), persistent=False)
+            # What follows is fixed by n and L, or compiled from the weights: no part of what is saved.
+            self._keep("signs", 1.0 - 2 * bits)
+            self._keep("phase", (-1j) ** bits.sum(axis=1), torch.complex64)
+            sums, shift, products = _products(n)
+            self._keep("sums", self.scale * sums)
+            self._keep("shift", shift)
+            self._keep("products", products)
+            sums, shift, products = _products(3)
+            self._keep("gate_sums", sums)
+            self._keep("gate_shift", shift)
+            self._keep("gate", products @ _rotation())
+            self._keep("moves", np.stack([_permutation(i, n) for i in range(settings.layers)]), torch.int64)
+            self._keep("compiled", np.zeros((2**n, 2 ** (n + 1))))
+            self._keep("readout", np.zeros((2 ** (n + 1), settings.hidden)))
             self.is_compiled = False
+
+        def _keep(self, name: str, value: Any, kind: Any = torch.float32) -> None:
+            self.register_buffer(name, torch.from_numpy(value).to(kind), persistent=False)
 
         def angles(self, x: Any) -> Any:
             """Embedding angles, [N, D] -> [N, n]."""
             return self.scale * torch.tanh(self.encoder(x))
 
-        def amplitudes(self, t: Any) -> Any:
-            """r, the size of each amplitude after the embedding: [N, n] -> [N, 2^n]."""
-            both = torch.stack([torch.cos(t / 2), torch.sin(t / 2)], dim=2)
-            r = both[:, 0]
-            for i in range(1, self.qubits):
-                r = (r.unsqueeze(2) * both[:, i].unsqueeze(1)).flatten(1)
-            return r
+        def waves(self, u: Any) -> Any:
+            """What the amplitudes r are sums of; u = t / s, [N, n] -> [N, 2^n]."""
+            return torch.sin(torch.addmm(self.shift, u, self.sums))
 
-        def circuit(self) -> Any:
-            """[Re V^T | Im V^T], real [2^n, 2^(n+1)]; see this file's text."""
-            a, b, c = self.weights.unbind(2)  # [L, n] each
-            up, down = torch.cos(b / 2), torch.sin(b / 2)
-            plus, minus = torch.exp(0.5j * (a + c)), torch.exp(0.5j * (a - c))
-            gates = torch.stack([up / plus, -down * minus, down / minus, up * plus], dim=2).unflatten(2, (2, 2))
+        def evolve(self, states: Any) -> Any:
+            """U times states, complex [2^n, M] -> [2^n, M]."""
+            waves = torch.sin(self.weights @ self.gate_sums + self.gate_shift)
+            gates = torch.view_as_complex((waves @ self.gate).unflatten(2, (2, 2, 2)))  # [L, n, 2, 2]
             n, half = self.qubits, self.qubits // 2
-            u = torch.diag(self.phase)
+            # All rotations of a layer at once, as two Kronecker products of half the qubits each.
+            left, right = _kron(gates[:, :half]), _kron(gates[:, half:])
             for layer in range(self.layers):
-                # All rotations of a layer at once, as two Kronecker products of half the qubits each.
-                left, right = _kron(gates[layer, :half]), _kron(gates[layer, half:])
-                u = (left @ u.reshape(2**half, -1)).reshape(2**half, 2 ** (n - half), -1)
-                u = (right @ u).reshape(2**n, -1)[self.moves[layer]]
-            return torch.cat([u.real.T, u.imag.T], dim=1)
+                states = (left[layer] @ states.reshape(2**half, -1)).reshape(2**half, 2 ** (n - half), -1)
+                states = (right[layer] @ states).reshape(2**n, -1).index_select(0, self.moves[layer])
+            return states
+
+        def measure(self, waves: Any) -> Any:
+            """z from waves, [N, 2^n] -> [N, n], at the present weights."""
+            r = waves @ self.products
+            if len(r) < 2**self.qubits:  # fewer states than V has columns
+                g = self.evolve((r * self.phase).T)
+                return torch.view_as_real(g).square().sum(2).T @ self.signs
+            v = self.evolve(torch.diag(self.phase))
+            return ((r @ v.real.T).square() + (r @ v.imag.T).square()) @ self.signs
+
+        def expectations(self, t: Any) -> Any:
+            """z of angles t, [N, n] -> [N, n], at the present weights."""
+            return self.measure(self.waves(t / self.scale))
 
         def compile_circuit(self) -> None:
             """Fixes the circuit at its present weights, for prediction and export."""
             with torch.no_grad():
-                self.compiled.copy_(self.circuit())
+                v = self.evolve(torch.diag(self.phase))
+                self.compiled.copy_(self.products @ torch.cat([v.real.T, v.imag.T], dim=1))
+                self.readout.copy_(torch.cat([self.signs, self.signs]) @ self.decoder[0].weight.T)
             self.is_compiled = True
 
-        def expectations(self, t: Any) -> Any:
-            """z, [N, n] -> [N, n]."""
-            fixed = self.is_compiled and not self.training
-            both = self.amplitudes(t) @ (self.compiled if fixed else self.circuit())
-            return (both * both) @ self.signs
-
         def forward(self, x: Any) -> Any:
-            return self.decoder(self.expectations(self.angles(x)))
+            waves = self.waves(torch.tanh(self.encoder(x)))
+            if self.training or not self.is_compiled:
+                return self.decoder(self.measure(waves))
+            # Matrices that follow each other were multiplied beforehand, down to the decoder's first.
+            parts = waves @ self.compiled
+            return self.decoder[1:](torch.addmm(self.decoder[0].bias, parts * parts, self.readout))
 
     def _kron(gates: Any) -> Any:
-        out = gates[0]
-        for gate in gates[1:]:
-            out = torch.kron(out, gate)
+        """Kronecker product of the n matrices in [L, n, 2, 2], for each layer: [L, 2^n, 2^n]."""
+        out = gates[:, 0]
+        for i in range(1, gates.shape[1]):
+            out = torch.einsum("lab,lcd->lacbd", out, gates[:, i]).flatten(3, 4).flatten(1, 2)
         return out
 
     return Network

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from robustidps.evaluation.report import Evaluation, PairedDifference
     from robustidps.registry.registry import ModelRegistry
 
-__all__ = ["Comparison", "compare_versions", "evaluate_version", "resolve"]
+__all__ = ["Comparison", "compare_versions", "evaluate_version", "held_out_of", "resolve"]
 
 
 def resolve(registry: ModelRegistry, reference: str, default: str = "production") -> Bundle:
@@ -31,7 +31,12 @@ def resolve(registry: ModelRegistry, reference: str, default: str = "production"
     return registry.bundle(check_name(name), which or default)
 
 
-def _traffic(registry: ModelRegistry, bundle: Bundle, on: Path | None) -> tuple[TrafficSet, str]:
+def held_out_of(registry: ModelRegistry, bundle: Bundle, on: Path | None = None) -> tuple[TrafficSet, str]:
+    """The traffic that a version is judged on, and what its data set is called: `on`, or what it was held out from.
+
+    Raises:
+        NotFoundError, IntegrityError, DatasetError.
+    """
     meta = bundle.metadata
     if on is not None:
         traffic = TrafficSet.read(on)
@@ -71,7 +76,7 @@ def evaluate_version(
     from robustidps.evaluation.plots import draw
 
     bundle = resolve(registry, f"{name}@{which}")
-    traffic, dataset = _traffic(registry, bundle, on)
+    traffic, dataset = held_out_of(registry, bundle, on)
     altered = _evaded(registry, bundle, evaded)
     evaluation, predictions = evaluate(bundle, traffic, dataset=dataset, evaded=altered, progress=current())
     meta = bundle.metadata
@@ -121,7 +126,7 @@ def compare_versions(
         raise DatasetError(
             f"{candidate} reads {one.schema.name}, {champion} reads {other.schema.name}: no traffic fits both"
         )
-    traffic, dataset = _traffic(registry, one, on)
+    traffic, dataset = held_out_of(registry, one, on)
     evaded = _evaded(registry, one, None)
     first, first_rows = evaluate(one, traffic, dataset=dataset, evaded=evaded, progress=progress)
     second, second_rows = evaluate(other, traffic, dataset=dataset, evaded=evaded, progress=progress)

@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustidps.errors import ConfigError, MissingExtraError, printable
 from robustidps.plugins import is_ours, why_not
+from robustidps.progress import Progress, silent
 from robustidps.settings import check_name, config_error, config_file, get_settings, load_yaml
 
 __all__ = [
@@ -39,7 +40,10 @@ __all__ = [
     "FamilySettings",
     "MeasuredModel",
     "ModelFamily",
+    "Run",
+    "RunnableModel",
     "Standardised",
+    "Target",
     "TrainedModel",
     "TrainingContext",
     "choose",
@@ -116,6 +120,58 @@ class MeasuredModel(Protocol):
 
         `training` asks with the standardised validation rows [N, D], N >= 1, and keeps them with the version's metrics.
         """
+
+
+@dataclass(frozen=True)
+class Run:
+    """What part of a model measured on a device or backend that isn't its own arithmetic, and what came of it.
+
+    logits: float32 [N, C]. measured, exact: [N, n], what was measured and what it would be without noise or shots.
+    facts: of the run, as plain data: `backend` or `device`, `qubits`, `depth`, `shots` (None: exact), `seed`, `job` ..
+    """
+
+    logits: Floats
+    measured: npt.NDArray[np.float64]
+    exact: npt.NDArray[np.float64]
+    facts: dict[str, Any]
+
+
+@runtime_checkable
+class RunnableModel(Protocol):
+    """A trained model whose circuit can run on other devices; offering it is optional (`evaluate-on-hardware`).
+
+    Its family's module offers `load_native(folder)`, which gives one from what `save_native` wrote.
+    """
+
+    def check_target(self, target: Target) -> Target:
+        """`target` as it will be used, defaults filled in; before any row is read.
+
+        Raises:
+            ConfigError: no such device or backend, one that is too small, no account. MissingExtraError.
+        """
+
+    def run_on(self, target: Target, x: Floats, progress: Progress = silent) -> Run:
+        """Standardised [N, D] to logits by way of `target`.
+
+        Raises:
+            What `check_target` raises. UnavailableError: the device or the job failed.
+        """
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a model's circuit shall run: a simulator or hardware of a vendor by its `backend` name, or a `device` of
+    the family's framework; neither: the device that the model was trained with in mind.
+
+    shots: measurements for each row; None: exact where the device can, else the device's own number.
+    options: of the device, by name.
+    """
+
+    backend: str | None = None
+    device: str | None = None
+    shots: int | None = None
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable

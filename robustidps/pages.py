@@ -374,6 +374,26 @@ def show_comparison(comparison: Comparison) -> None:
     console.remark(comparison.picture.absolute().as_uri())
 
 
+def show_hardware(result: dict[str, Any]) -> None:
+    """What `evaluate-on-hardware` found: figures on the device, without noise, and the difference on the same rows."""
+    from robustidps.evaluation.hardware import HardwareEvaluation
+
+    report = HardwareEvaluation.model_validate({k: v for k, v in result.items() if k != "file"})
+    on_device, noiseless = report.on_device, report.noiseless
+    console.line(f"{report.model} {report.version} on {report.target}", headline(on_device))
+    console.line("noiseless, the same rows", headline(noiseless))
+    console.line("rows given the same class", f"{report.agreement:.3f}")
+    facts = ", ".join(f"{key.replace('_', ' ')} {_cell(value)}" for key, value in report.facts.items())
+    console.line("run", facts)
+    rows = [(d.metric, f"{d.candidate:.3f}", f"{d.champion:.3f}", f"{d.difference:.3f}") for d in report.differences]
+    title = f"{report.rows:,} of {report.rows_there:,} labelled rows of {on_device.dataset}, seed {report.seed}"
+    console.table(title, ["figure", "on device", "noiseless", "difference [95 %]"], rows)
+    for note in on_device.notes:
+        if "interval" in note:
+            console.remark(note)
+    console.remark(f"also in MLflow, at the version's run: {result['file']}")
+
+
 def show_ageing(result: Aged) -> None:
     """A line a policy: areas under time and what they cost; then what the loop's rules said, and the files."""
     study = result.study

@@ -37,6 +37,7 @@ COMMANDS = [
     "demo",
     "train",
     "evaluate",
+    "evaluate-on-hardware",
     "ageing",
     "compare",
     "promote",

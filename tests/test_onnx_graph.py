@@ -14,10 +14,10 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
 from robustidps.bundle.audit import INPUT, audit
-from robustidps.bundle.graph import STANDARDISED, compose, compose_bytes, cut
+from robustidps.bundle.graph import STANDARDISED, compose, compose_bytes, standardising
 from robustidps.bundle.session import Session
 from robustidps.calibration import softmax
-from robustidps.errors import BundleError
+from robustidps.errors import BundleError, InputError
 from robustidps.preprocessing import Preprocessing
 from robustidps.testing.linear import TrainedLinear
 from robustidps.testing.traffic import TOY, toy_traffic
@@ -82,12 +82,12 @@ def test_the_part_up_to_the_standardised_features_gives_just_those(tmp_path):
     _, constants = gemm()
     nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["logits"])]
     whole = compose_bytes(save(tmp_path / "f", nodes, TOY.standardised_dim, 4, constants=constants), FITTED, 1.0)
-    part = cut(whole, STANDARDISED)
+    part = standardising(whole, "here")
     found = Session(part, "here", names=(INPUT, STANDARDISED)).run(x)
     np.testing.assert_allclose(found, FITTED.transform(x), atol=1e-6)
     assert not any(node.op_type in ("Gemm", "Softmax") for node in onnx.load_from_string(part).graph.node)
-    with pytest.raises(BundleError, match="no value 'nothing'"):
-        cut(whole, "nothing")
+    with pytest.raises(InputError, match="doesn't standardise"):
+        standardising(part.replace(b"model/x", b"model/y"), "here")
 
 
 ODD = st.sampled_from([0.0, -0.0, 1.0, 2.0, 3.0, 4.0, -1.0, 1.5, 0.999999, 1e-30, -1e-7, 1e9, -3e38, 3.4e38, np.nan])

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +32,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from robustidps.bundle import parity
-from robustidps.bundle.audit import audit
+from robustidps.bundle.audit import INPUT, audit
 from robustidps.bundle.files import (
     Contents,
     canonical,
@@ -40,7 +42,7 @@ from robustidps.bundle.files import (
     strict_json,
     unpack_golden,
 )
-from robustidps.bundle.graph import compose_bytes
+from robustidps.bundle.graph import STANDARDISED, compose_bytes, standardising
 from robustidps.bundle.parity import TOLERANCE, ParityReport
 from robustidps.bundle.session import BATCH, Session
 from robustidps.calibration import softmax
@@ -52,7 +54,7 @@ from robustidps.settings import writable
 from robustidps.traffic.schema import TrafficSchema
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["Bundle", "bundle_digest", "open_bundle", "verified_model", "write_bundle", "write_graph"]
+__all__ = ["Bundle", "bundle_digest", "open_bundle", "verified_model", "verified_native", "write_bundle", "write_graph"]
 
 GOLDEN_ROWS = 256
 PARITY_ROWS = 5000
@@ -120,6 +122,18 @@ class Bundle:
             raise BundleError(f"the model gives no number for row {row}", where=self.path)
         return out
 
+    def standardised(self, x: npt.ArrayLike) -> Floats:
+        """Raw features [N, F] to what the family's model sees, float32 [N, D], by the bundle's own graph.
+
+        Raises:
+            SchemaError: as `probabilities`. BundleError: edited since it was opened. InputError: see `standardising`.
+        """
+        where = self.path / "model.onnx"
+        part = standardising(verified_model(self.path, self.digest), where)
+        rows = np.ascontiguousarray(x, dtype=np.float32)
+        self._check(rows)
+        return Session(part, where, names=(INPUT, STANDARDISED)).run(rows)
+
     def _check(self, rows: Floats) -> None:
         if rows.ndim != 2 or rows.shape[1] != self.schema.input_dim:
             raise SchemaError(f"features have shape {rows.shape}, expected (N, {self.schema.input_dim})")
@@ -179,6 +193,30 @@ def verified_model(folder: Path, expected_digest: str) -> bytes:
     contents = read_folder(Path(folder))
     _verify(contents, expected_digest)
     return contents.files["model.onnx"]
+
+
+@contextmanager
+def verified_native(folder: Path, expected_digest: str) -> Iterator[Path]:
+    """A copy of the bundle's `native` folder for the length of a block, file by file what the digest was made of.
+
+    Raises:
+        BundleError: it holds no native artefact, or is another bundle than the one expected. And as `open_bundle`.
+    """
+    folder = Path(folder)
+    contents = read_folder(folder)
+    _verify(contents, expected_digest)
+    native = [(path, sha256) for path, _, sha256 in contents.listing if path.startswith("native/")]
+    if not native:
+        raise BundleError("holds no model in its framework's own format", where=folder)
+    with tempfile.TemporaryDirectory(prefix="robustidps-native-") as temporary:
+        copy = Path(temporary)
+        (copy / "native").mkdir()
+        for path, sha256 in native:
+            data = (folder / path).read_bytes()
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise BundleError("was changed while it was read", where=folder / path)
+            (copy / path).write_bytes(data)
+        yield copy / "native"
 
 
 def _verify(contents: Contents, expected_digest: str | None) -> str:

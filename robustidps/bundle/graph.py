@@ -20,18 +20,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustidps.bundle.audit import INPUT, MAX_BYTES, MAX_OPSET, MIN_OPSET, OUTPUT, audit
-from robustidps.errors import BundleError, printable
+from robustidps.errors import BundleError, InputError, printable
 from robustidps.preprocessing import Preprocessing
 from robustidps.settings import writable
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["STANDARDISED", "audit", "compose", "compose_bytes", "cut"]
+__all__ = ["STANDARDISED", "audit", "compose", "compose_bytes", "standardising"]
 
 _PREFIX = "model/"
 STANDARDISED = f"{_PREFIX}x"
-"""What a composed graph calls the standardised features [N, D], which the family's own graph takes."""
+"""What standardised features are called within the graph."""
+
 _IR_VERSION = 10  # understood by ONNX Runtime from 1.18 on
 
 
@@ -86,32 +87,30 @@ def compose_bytes(logits_onnx: Path, preprocessing: Preprocessing, temperature: 
     return data
 
 
-def cut(model: bytes, output: str) -> bytes:
-    """The part of a composed graph that leads from features to the value `output`, as a graph of its own.
+def standardising(data: bytes, where: object) -> bytes:
+    """The part of a bundle's graph before the family's: raw [N, F] to standardised [N, D], as `STANDARDISED`.
+
+    Args:
+        data: model.onnx of a verified bundle.
 
     Raises:
-        BundleError: the graph has no such value.
+        InputError: the graph has no such part, as in a bundle of several models, or of one that takes raw features.
     """
     import onnx
 
-    whole = onnx.load_from_string(model)
-    made = {name: node for node in whole.graph.node for name in node.output}
-    if output not in made:
-        raise BundleError(f"the graph has no value {output!r}: it wasn't composed here")
-    needed, queue = set[str](), [output]
-    while queue:
-        name = queue.pop()
-        if name not in needed:
-            needed.add(name)
-            queue += made[name].input if name in made else []
-    nodes = [node for node in whole.graph.node if needed & set(node.output)]
-    constants = [tensor for tensor in whole.graph.initializer if tensor.name in needed]
-    del whole.graph.node[:], whole.graph.initializer[:], whole.graph.output[:]
-    whole.graph.node.extend(nodes)
-    whole.graph.initializer.extend(constants)
-    whole.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
-    part: bytes = whole.SerializeToString()
-    return part
+    model = onnx.load_model_from_string(data)
+    graph = model.graph
+    last = next((i for i, node in enumerate(graph.node) if STANDARDISED in node.output), None)
+    if last is None:
+        raise InputError("its graph doesn't standardise features apart from the model", where=where)
+    del graph.node[last + 1 :]
+    del graph.output[:]
+    graph.output.append(onnx.helper.make_tensor_value_info(STANDARDISED, onnx.TensorProto.FLOAT, ["batch", "columns"]))
+    used = {name for node in graph.node for name in node.input}
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    return model.SerializeToString()
 
 
 def _family_graph(path: Path, width: int) -> onnx.ModelProto:

@@ -282,6 +282,59 @@ def evaluate(
         show_evaluation(evaluation, rates, files)
 
 
+@app.command("evaluate-on-hardware", rich_help_panel="Models")
+def evaluate_on_hardware(
+    name: Name,
+    version: Annotated[str, typer.Argument(help="a version, or `production`, `staging`, `latest`")] = "production",
+    backend: Annotated[
+        str | None, typer.Option(help="IBM's, by name; fake_manila and its like are simulated here, without an account")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="a PennyLane device, such as lightning.qubit; default: what its settings name")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="labelled rows to run, drawn uniformly")] = 256,
+    on: Annotated[
+        Path | None, typer.Option("--on", help="labelled traffic (Parquet); default: what it was held out from")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="measurements for each row; default: exact, or 1024")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="of the rows drawn, and of simulated shots")] = 0,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="an option of the device: key=value")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a quantum version's circuit on a device or on IBM's hardware, beside itself without noise (docs/quantum.md).
+
+    An account of IBM Quantum is read from QISKIT_IBM_TOKEN and QISKIT_IBM_INSTANCE. Ctrl-C cancels the job.
+    """
+    from robustidps.errors import ConfigError
+
+    if backend is not None and device is not None:
+        raise ConfigError("--backend and --device exclude each other", remedy="give one of them")
+    options = overrides_of(settings or [])
+    if backend is not None and options:
+        raise ConfigError("is for PennyLane devices", where="--set", remedy="leave it out with --backend")
+    ready_flows()
+    from robustidps.flows.evaluate_on_hardware import evaluate_on_hardware as flow
+
+    with console.bars(not as_json):
+        result = flow(
+            name=name,
+            version=version,
+            backend=backend,
+            device=device,
+            rows=rows,
+            on=str(on.absolute()) if on else None,
+            shots=shots,
+            seed=seed,
+            options=options,
+        )
+    if as_json:
+        console.emit_json(result)
+    else:
+        from robustidps.pages import show_hardware
+
+        show_hardware(result)
+
+
 @app.command(rich_help_panel="Models")
 def compare(
     candidate: Annotated[str, typer.Argument(help="NAME or NAME@VERSION (a version, production, staging or latest)")],

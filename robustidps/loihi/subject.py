@@ -66,19 +66,12 @@ class Subject:
         Raises:
             SchemaError: the traffic has another schema.
         """
-        from robustidps.bundle import verified_model
-        from robustidps.bundle.audit import INPUT
-        from robustidps.bundle.graph import STANDARDISED, cut
-        from robustidps.bundle.session import Session
-
         if traffic.schema.digest != self.bundle.schema.digest:
             raise SchemaError(
                 f"the model reads {self.bundle.schema.name}, the traffic is {traffic.schema.name}",
                 where=f"{self.bundle.metadata.name} {self.bundle.metadata.version}",
             )
-        self.bundle.probabilities(traffic.features)  # refuses rows that no model takes, by row and column
-        part = cut(verified_model(self.bundle.path, self.bundle.digest), STANDARDISED)
-        return Session(part, self.bundle.path, names=(INPUT, STANDARDISED)).run(traffic.features)
+        return self.bundle.standardised(traffic.features)
 
     def reference(self, x: npt.NDArray[np.float32], raster: int = 0) -> Simulation:
         """The torch model in float64 on standardised rows [N, D]."""
