@@ -101,7 +101,8 @@ def main() -> int:
             f"Macro-F1 on validation rows after training on {ROWS:,} rows. The rarest class has {rarest}: finding it "
             "or not moves macro-F1 more than most settings do, so differences between single runs are largely chance. "
             "The best with 4 qubits and 3 layers, which were given, became the configuration.",
-            circumstances("python -m benchmarks quantum_selection --write"),
+            circumstances(f"python -m benchmarks quantum_selection {'--keep FILE ' if arguments.keep else ''}--write")
+            + (" In more than one run, going on from the file." if arguments.keep else ""),
         ]
     )
     print(text)
