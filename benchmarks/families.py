@@ -1,6 +1,6 @@
 """Every family on the same rows: NSL-KDD by its official split, and simulated days that training hasn't seen.
 
-    python -m benchmarks families [--data-dir ../shared/data/nsl_kdd] [--seeds 3] [--only FAMILY ...] [--write]
+    python -m benchmarks families [--on nsl_kdd simulated] [--seeds 3] [--only FAMILY ...] [--keep FOLDER] [--write]
 
 Each family is trained with the settings in `configs/families/`, which were chosen on validation rows, and becomes a
 bundle as `robustidps train` makes it; the bundle is judged. The test parts are read once per table, to fill it. With
@@ -16,7 +16,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,8 @@ MINUTES = 60
 HEADLINE = ("accuracy", "macro_f1", "false_positive_rate")
 TWENTY_PERCENT = 25_192
 """Rows of KDDTrain+_20Percent, which are the first ones of KDDTrain+."""
+
+SETS = {"nsl_kdd": "NSL-KDD, official split", "simulated": "Simulated traffic, six held-out days"}
 
 PUBLISHED = [
     [
@@ -83,6 +85,9 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks families", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "--on", nargs="*", choices=list(SETS), default=list(SETS), help="data sets; each has its own section"
+    )
     parser.add_argument("--data-dir", type=Path, default=ROOT / "../shared/data/nsl_kdd", help="folder of KDDTrain+")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each family")
     parser.add_argument("--only", nargs="*", metavar="FAMILY", help="these families alone")
@@ -92,26 +97,24 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     if arguments.write and (arguments.only or arguments.rows or arguments.seeds < 2):
         parser.error("--write is for the page's own figures: every family, all rows, two seeds or more")
-    names = arguments.only or available()
+    names, seeds = arguments.only or available(), range(arguments.seeds)
     with tempfile.TemporaryDirectory() as passing:
         keep = arguments.keep or Path(passing)
-        sections = []
-        for title, split in splits(Path(passing), arguments.data_dir):
+        for name, title, split in splits(Path(passing), arguments.data_dir, arguments.on):
             if arguments.rows:
                 split = replace(split, train=split.train.select(sampled(len(split.train), arguments.rows)))
-            found = {
-                name: [trained(name, seed, split, title, keep) for seed in range(arguments.seeds)] for name in names
-            }
+            found = {family: [trained(family, seed, split, title, keep) for seed in seeds] for family in names}
             if len(names) > 1:
-                found[UNIFIED] = [united(found, names, seed, split, title, keep) for seed in range(arguments.seeds)]
-            sections += [f"### {title}", report(found, split)]
-        if "quantum" in names and (arguments.data_dir / "KDDTrain+.txt.gz").exists():
-            sections.append(twenty_percent(arguments.data_dir, arguments.seeds, keep, arguments.rows))
-    sections += ["### Published figures", table(["what", "figure", "source"], PUBLISHED)]
-    text = "\n\n".join([*sections, circumstances("python -m benchmarks families --write")])
-    print(text)
-    if arguments.write:
-        print(f"wrote {write_section('results.md', 'families', text)}")
+                found[UNIFIED] = [united(found, names, seed, split, title, keep) for seed in seeds]
+            sections = [report(found, split)]
+            if name == "nsl_kdd":
+                sections.append(table(["published", "figure", "source"], PUBLISHED))
+                if "quantum" in names:
+                    sections.append(twenty_percent(arguments.data_dir, seeds, keep, arguments.rows))
+            text = "\n\n".join([*sections, circumstances(f"python -m benchmarks families --on {name} --write")])
+            print(f"## {title}\n\n{text}\n")
+            if arguments.write:
+                print(f"wrote {write_section('results.md', f'families_{name}', text)}")
     return 0
 
 
@@ -128,14 +131,15 @@ def available() -> list[str]:
     return names
 
 
-def splits(folder: Path, nsl_kdd: Path) -> Iterator[tuple[str, Split]]:
-    try:
-        parts = load_dataset("nsl-kdd", folder=folder, data_dir=nsl_kdd)
-        yield "NSL-KDD, official split", split_dataset(parts, dataset_config("nsl-kdd"))
-    except RobustIDPSError as error:
-        print(f"NSL-KDD is left out: {error}", file=sys.stderr)
-    parts = load_dataset("simulated", folder=folder)
-    yield "Simulated traffic, six held-out days", split_dataset(parts, dataset_config("simulated"))
+def splits(folder: Path, nsl_kdd: Path, names: Sequence[str]) -> Iterator[tuple[str, str, Split]]:
+    """Name, title and split of each data set; one whose files aren't there is named on standard error."""
+    for name in names:
+        try:
+            parts = load_dataset(name.replace("_", "-"), folder=folder, data_dir=nsl_kdd if name == "nsl_kdd" else None)
+        except RobustIDPSError as error:
+            print(f"{SETS[name]} is left out: {error}", file=sys.stderr)
+        else:
+            yield name, SETS[name], split_dataset(parts, dataset_config(name.replace("_", "-")))
 
 
 def sampled(rows: int, most: int) -> Any:
@@ -267,7 +271,7 @@ def costs(name: str, ones: list[Trained], split: Split) -> list[str]:
     return [name, f"{np.mean([o.seconds for o in ones]):.1f}", f"{one.bytes / 1024:,.0f}", *rates]
 
 
-def twenty_percent(data_dir: Path, seeds: int, keep: Path, rows: int | None) -> str:
+def twenty_percent(data_dir: Path, seeds: Sequence[int], keep: Path, rows: int | None) -> str:
     """The quantum family as the published study tests its own: a random part of the 20 % file, attack or not."""
     traffic = load("nsl_kdd", data_dir, part="train").select(slice(0, TWENTY_PERCENT))
     split = shuffled_split(traffic)
@@ -276,11 +280,11 @@ def twenty_percent(data_dir: Path, seeds: int, keep: Path, rows: int | None) -> 
     names = [name for name in ("quantum", "boosted_trees") if name in available()]
     cells = []
     for name in names:
-        ones = [trained(name, seed, split, "NSL-KDD, 20 % file", keep) for seed in range(seeds)]
+        ones = [trained(name, seed, split, "NSL-KDD, 20 % file", keep) for seed in seeds]
         cells.append([name, spread([one.binary for one in ones])])
     return "\n\n".join(
         [
-            "### As the published quantum study tests: a random part of NSL-KDD's 20 % file",
+            "As the published quantum study tests, on a random part of NSL-KDD's 20 % file:",
             table(["family", "attack or not, accuracy"], cells),
             f"The first {TWENTY_PERCENT:,} rows of KDDTrain+, {len(split.train):,} of them to train on, "
             f"{len(split.validation):,} to choose on, {len(split.test):,} to test on, drawn at random: train and test "

@@ -17,7 +17,7 @@ pytest.importorskip("torch")
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     split = shuffled_split(toy_traffic(900))
-    monkeypatch.setattr(families, "splits", lambda folder, nsl_kdd: [("toy traffic", split)])
+    monkeypatch.setattr(families, "splits", lambda *given: [("toy", "toy traffic", split)])
 
 
 def words(tmp_path: Path) -> list[str]:
