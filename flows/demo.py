@@ -1,8 +1,9 @@
 """`make demo`: the main job, end to end, on simulated traffic, in a home of its own.
 
 Two simulated weeks -> a model trained, judged on days it has not seen, promoted -> a starved candidate refused, with
-the reason -> a fresh capture scored by the model in production, and held against its labels. Everything runs on the
-real parts: packets through the flow extractor, MLflow, the signed ledger, Prefect.
+the reason -> a model of another family, and both as one -> a fresh capture scored by the model in production, and held
+against its labels. Everything runs on the real parts: packets through the flow extractor, MLflow, the signed ledger,
+Prefect.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from robustidps.comparing import resolve
 from robustidps.evaluation.base_rates import base_rates
 from robustidps.evaluation.report import Evaluation
 from robustidps.flows.train import train
+from robustidps.flows.unify import unify
 from robustidps.progress import current
 from robustidps.registry.registry import ModelRegistry
 from robustidps.scoring import score
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 MODEL = "neural_ode"
+OTHER = "boosted_trees"
 STARVED_ROWS = 250
 RARE = "1e-4"
 """Share of attacks among flows that the outlook is for."""
@@ -61,6 +64,13 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
     )
     if not quiet:
         _tell_promotion(starved)
+    other = train(family=OTHER, dataset=dataset, overrides={"seed": seed}, description="demo")
+    members = [f"{one['name']}@{one['version']}" for one in (good, other)]
+    both = unify(members=members, dataset=dataset, description="demo")
+    if not quiet:
+        console.line("another family, same rows", f"{OTHER}: {_figures(other)}")
+        weights = [member["weight"] for member in both["settings"]["members"]]
+        console.line("both as one graph", f"weighted {weights[0]:.2f} and {weights[1]:.2f}: {_figures(both)}")
     capture, labels = _fresh_capture(seed)
     flows = load(ingest_file(capture))
     bundle = resolve(ModelRegistry(settings=get_settings()), f"{MODEL}@production")
@@ -71,6 +81,7 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
         "refused": None if starved["promotion"][-1]["moved"] else starved["version"],
         "reasons": [r["text"] for r in starved["promotion"][-1]["verdict"]["results"] if r["passed"] is not True],
         "evaluation": good["evaluation"],
+        "others": {one["name"]: one["evaluation"]["headline"]["macro_f1"]["value"] for one in (other, both)},
         "drift": {k: good["drift"][k] for k in ("drifted_share",)},
         "scored": scores.counts(),
         "labelled": _held_against_labels(bundle, capture, labels),
@@ -140,6 +151,10 @@ def _tell_outlook(evaluation: Evaluation) -> None:
             "attacks that evade",
             f"{unchanged.value:.2f} found as they are, {evaluation.evasion.detection:.2f} by what hides each tool best",
         )
+
+
+def _figures(result: dict[str, Any]) -> str:
+    return pages.headline(Evaluation.model_validate(result["evaluation"]))
 
 
 def _tell_promotion(result: dict[str, Any]) -> None:

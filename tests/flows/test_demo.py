@@ -28,6 +28,7 @@ def test_the_demo_promotes_a_good_model_refuses_a_starved_one_and_scores_a_captu
     summary = json.loads(done.stdout)
     assert (summary["production"], summary["refused"]) == ("1.0.0", "1.1.0")
     assert any("accuracy" in reason and "0.95" in reason for reason in summary["reasons"])
+    assert set(summary["others"]) == {"boosted_trees", "unified"} and min(summary["others"].values()) > 0.8
     scored = summary["scored"]
     assert scored["Benign"] > sum(scored.values()) / 2 and len(scored) > 3
     assert "attack flows raise an alert" in summary["labelled"]

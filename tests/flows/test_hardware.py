@@ -47,7 +47,7 @@ def test_figures_are_printed_and_logged_at_the_versions_run(command, registry, t
         assert logged[f"hardware/fake_manila/{name}"] == report[side]["headline"]["accuracy"]["value"]
     for fact in ("shots", "seed", "qubits", "depth"):
         assert logged[f"hardware/fake_manila/{fact}"] == facts[fact]
-    (kept,) = registry.tracking.client.list_artifacts(run_id, "hardware")
+    (kept,) = registry.tracking.client.list_artifacts(run_id, "hardware/fake_manila")
     assert facts["job"] in Path(registry.tracking.client.download_artifacts(run_id, kept.path)).read_text()
 
 
