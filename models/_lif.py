@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustidps.models._graph import Graph
+from robustidps.emitting import Graph
 from robustidps.nir import LIFLayer, LIFNetwork
 
 __all__ = ["write_onnx"]

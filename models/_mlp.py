@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from robustidps.models._graph import Graph
+from robustidps.emitting import Graph
 from robustidps.models._loop import LoopSettings
 
 __all__ = ["Layer", "MLPSettings", "write_mlp"]

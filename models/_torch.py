@@ -1,4 +1,4 @@
-"""What the families written in PyTorch share: settings of the training loop, the loop, export, and files.
+"""What the families written in PyTorch share: settings of the training loop, the loop, and files.
 
 A family builds a module that maps standardised rows [N, D] to logits [N, C] and hands it to `fit`; `TorchModel` is what
 comes out. Importing this module imports no torch.
@@ -6,8 +6,8 @@ comes out. Importing this module imports no torch.
 Training: AdamW with warm-up and cosine decay, class-weighted cross-entropy, gradients clipped, early stopping on the
 validation rows with the best weights restored. On a CPU, the same seed, rows and threads give the same weights.
 
-torch has one random state, one number of threads and one exporter a process. Whoever trains or exports holds `_turn`
-meanwhile: trainings that threads of one process begin at once take turns, and each gives what it gives alone.
+torch has one random state and one number of threads a process. Whoever trains holds `_turn` meanwhile:
+trainings that threads of one process begin at once take turns, and each gives what it gives alone.
 """
 
 from __future__ import annotations
@@ -84,34 +84,6 @@ class TorchModel:
     def logits(self, x: Floats) -> Floats:
         """Standardised float32 [N, D] to logits float32 [N, C]."""
         return forward(self.network, x)
-
-    def export_onnx(self, path: Path) -> None:
-        """Writes one ONNX file: `x` float32 [N, D] to `logits` float32 [N, C]."""
-        import logging
-        import warnings
-
-        torch = torch_of(self.family)
-        logger = logging.getLogger("torch.onnx")
-        example = torch.zeros(2, self.network.inputs)
-        with _turn, writable(path), warnings.catch_warnings():
-            level = logger.level
-            logger.setLevel(logging.ERROR)  # it remarks on operators that such models have none of
-            try:
-                warnings.simplefilter("ignore", FutureWarning)  # torch's, about itself
-                torch.onnx.export(
-                    self.network,
-                    (example,),
-                    str(path),
-                    input_names=["x"],
-                    output_names=["logits"],
-                    dynamo=True,
-                    dynamic_shapes=({0: torch.export.Dim("batch")},),
-                    external_data=False,
-                    opset_version=18,
-                    verbose=False,
-                )
-            finally:
-                logger.setLevel(level)
 
     def save_native(self, folder: Path) -> None:
         """Writes `weights.safetensors` and `config.json` into `folder`. Read them again with `load_native`."""

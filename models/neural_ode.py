@@ -39,8 +39,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from robustidps.emitting import Graph
 from robustidps.families import FamilySettings, Standardised, TrainingContext
-from robustidps.models._graph import Graph
 from robustidps.models._loop import demand_rows
 from robustidps.models._torch import (
     TorchModel,

@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, ValidationInfo, field_validator
 
+from robustidps.emitting import Graph
 from robustidps.families import FamilySettings, Run, Standardised, Target, TrainingContext
 from robustidps.models._devices import check_device
 from robustidps.models._loop import demand_rows
@@ -81,7 +82,7 @@ class Quantum:
     framework: ClassVar[str] = "pennylane"
     model_type: ClassVar[str] = "quantum"
     extra: ClassVar[str] = "quantum"
-    requires: ClassVar[tuple[str, ...]] = ("torch", "onnxscript", "safetensors", "pennylane")
+    requires: ClassVar[tuple[str, ...]] = ("torch", "safetensors", "pennylane")
     capabilities: ClassVar[frozenset[str]] = frozenset({"calibrated", "deterministic", "quantum"})
     settings: ClassVar[type[FamilySettings]] = QuantumSettings
 
@@ -141,6 +142,28 @@ class TrainedQuantum(TorchModel):
 
         with torch.inference_mode():
             return self.network.decoder(torch.from_numpy(np.asarray(expectations, np.float32))).numpy()
+
+    def export_onnx(self, path: Path) -> None:
+        """Writes one ONNX file: `x` float32 [N, D] to `logits` float32 [N, C], the compiled circuit.
+
+        Raises:
+            StorageError: full disk, read-only folder.
+        """
+        network, graph = self.network, Graph("quantum")
+
+        def product(value: str, matrix: Any, bias: Any, **attributes: Any) -> str:
+            return graph.node("Gemm", value, graph.constant(matrix), graph.constant(bias), **attributes)
+
+        def linear(value: str, layer: Any, **attributes: Any) -> str:
+            return product(value, layer.weight.detach(), layer.bias.detach(), transB=1, **attributes)
+
+        waves = graph.node(
+            "Sin", product(graph.node("Tanh", linear("x", network.encoder)), network.sums, network.shift)
+        )
+        parts = graph.node("MatMul", waves, graph.constant(network.compiled))
+        first = product(graph.node("Mul", parts, parts), network.readout, network.decoder[0].bias.detach())
+        linear(graph.node("Relu", first), network.decoder[2], outputs=["logits"])
+        graph.save(path, network.inputs, network.classes)
 
     def check_target(self, target: Target) -> Target:
         """See `RunnableModel`: IBM's backends by name, or PennyLane's devices, by default the settings' `device`."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from robustidps.bundle.audit import INPUT, MAX_BYTES, MAX_OPSET, MIN_OPSET, OUTPUT, audit
+from robustidps.emitting import Graph
 from robustidps.errors import BundleError, InputError, printable
 from robustidps.preprocessing import Preprocessing
 from robustidps.settings import writable
@@ -61,16 +62,17 @@ def compose_bytes(logits_onnx: Path, preprocessing: Preprocessing, temperature: 
     family = _family_graph(logits_onnx, preprocessing.output_dim)
     classes = family.graph.output[0].type.tensor_type.shape.dim[1].dim_value
 
-    emit = _Emitter()
-    emit.node("Identity", [_preprocessing(emit, preprocessing)], out=STANDARDISED)
+    # Its names can't meet the family's, which are all prefixed.
+    emit = Graph("robustidps")
+    emit.node("Identity", _preprocessing(emit, preprocessing), outputs=[STANDARDISED])
     before = len(emit.nodes)
-    scaled = emit.node("Div", [f"{_PREFIX}logits", emit.constant("temperature", np.array(temperature, np.float32))])
-    emit.node("Softmax", [scaled], out=OUTPUT, axis=-1)
+    scaled = emit.node("Div", f"{_PREFIX}logits", emit.constant(temperature, name="temperature"))
+    emit.node("Softmax", scaled, outputs=[OUTPUT], axis=-1)
 
     float32 = onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(
         [*emit.nodes[:before], *family.graph.node, *emit.nodes[before:]],
-        "robustidps",
+        emit.name,
         [onnx.helper.make_tensor_value_info(INPUT, float32, ["batch", preprocessing.input_dim])],
         [onnx.helper.make_tensor_value_info(OUTPUT, float32, ["batch", classes])],
         [*emit.constants, *family.graph.initializer],
@@ -191,28 +193,7 @@ def _domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
 
 
-class _Emitter:
-    """Collects nodes and constants under names that can't meet the family's, which are all prefixed."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def constant(self, name: str, value: np.ndarray) -> str:
-        import onnx
-
-        self.constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
-        return name
-
-    def node(self, operator: str, inputs: list[str], out: str = "", **attributes: Any) -> str:
-        import onnx
-
-        out = out or f"{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(onnx.helper.make_node(operator, inputs, [out], name=f"{operator}/{out}", **attributes))
-        return out
-
-
-def _preprocessing(emit: _Emitter, p: Preprocessing) -> str:
+def _preprocessing(emit: Graph, p: Preprocessing) -> str:
     """`Preprocessing.transform` as nodes; gives the name of its result.
 
     A NaN in a column whose rule is `refuse` isn't filled: it runs through to NaN probabilities, so that whoever serves
@@ -221,38 +202,35 @@ def _preprocessing(emit: _Emitter, p: Preprocessing) -> str:
     import onnx
 
     fill = np.where(p.refuse, np.float32(np.nan), p.fill).astype(np.float32)
-    missing = emit.node("IsNaN", [INPUT])
-    filled = emit.node("Where", [missing, emit.constant("fill", fill), INPUT])
+    filled = emit.node("Where", emit.node("IsNaN", INPUT), emit.constant(fill, name="fill"), INPUT)
     if p.fills_only:
         return filled
     parts = []
     if len(p.numeric):
         parts.append(_numeric(emit, p, filled))
     for i, (column, words) in enumerate(zip(p.categorical, p.words, strict=True)):
-        index = emit.constant(f"category_{i}", np.array([column], np.int64))
-        value = emit.node("Gather", [filled, index], axis=1)
-        vocabulary = emit.constant(f"vocabulary_{i}", np.arange(1, words + 1, dtype=np.float32))
-        known = emit.node("Cast", [emit.node("Equal", [value, vocabulary])], to=onnx.TensorProto.FLOAT)
-        axes = emit.constant(f"axes_{i}", np.array([1], np.int64))
-        some = emit.node("ReduceSum", [known, axes], keepdims=1)
-        one = emit.constant(f"one_{i}", np.array(1, np.float32))
-        parts += [emit.node("Sub", [one, some]), known]
-    return parts[0] if len(parts) == 1 else emit.node("Concat", parts, axis=1)
+        index = emit.constant([column], np.int64, name=f"category_{i}")
+        value = emit.node("Gather", filled, index, axis=1)
+        vocabulary = emit.constant(np.arange(1, words + 1), name=f"vocabulary_{i}")
+        known = emit.node("Cast", emit.node("Equal", value, vocabulary), to=onnx.TensorProto.FLOAT)
+        some = emit.node("ReduceSum", known, emit.constant([1], np.int64, name=f"axes_{i}"), keepdims=1)
+        parts += [emit.node("Sub", emit.constant(1, name=f"one_{i}"), some), known]
+    return parts[0] if len(parts) == 1 else emit.node("Concat", *parts, axis=1)
 
 
-def _numeric(emit: _Emitter, p: Preprocessing, filled: str) -> str:
+def _numeric(emit: Graph, p: Preprocessing, filled: str) -> str:
     import onnx
 
-    value = filled
+    value, double = filled, np.float64
     if len(p.categorical):
-        value = emit.node("Gather", [value, emit.constant("numeric", p.numeric.astype(np.int64))], axis=1)
-    value = emit.node("Cast", [value], to=onnx.TensorProto.DOUBLE)
+        value = emit.node("Gather", value, emit.constant(p.numeric, np.int64, name="numeric"), axis=1)
+    value = emit.node("Cast", value, to=onnx.TensorProto.DOUBLE)
     if p.log.any():
-        one = emit.constant("one", np.array(1, np.float64))
-        logarithm = emit.node("Log", [emit.node("Add", [one, emit.node("Abs", [value])])])
-        signed = emit.node("Mul", [emit.node("Sign", [value]), logarithm])
-        value = signed if p.log.all() else emit.node("Where", [emit.constant("log", p.log), signed, value])
-    value = emit.node("Sub", [value, emit.constant("mean", p.mean)])
-    value = emit.node("Mul", [value, emit.constant("gain", p.gain)])
-    low, high = (emit.constant(name, np.array(v, np.float64)) for name, v in (("low", -p.clip), ("high", p.clip)))
-    return emit.node("Cast", [emit.node("Clip", [value, low, high])], to=onnx.TensorProto.FLOAT)
+        one = emit.constant(1, double, name="one")
+        logarithm = emit.node("Log", emit.node("Add", one, emit.node("Abs", value)))
+        signed = emit.node("Mul", emit.node("Sign", value), logarithm)
+        value = signed if p.log.all() else emit.node("Where", emit.constant(p.log, bool, name="log"), signed, value)
+    value = emit.node("Sub", value, emit.constant(p.mean, double, name="mean"))
+    value = emit.node("Mul", value, emit.constant(p.gain, double, name="gain"))
+    low, high = (emit.constant(v, double, name=name) for name, v in (("low", -p.clip), ("high", p.clip)))
+    return emit.node("Cast", emit.node("Clip", value, low, high), to=onnx.TensorProto.FLOAT)

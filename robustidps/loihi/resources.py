@@ -309,25 +309,16 @@ def claims(estimate: Running, dense_ms: float) -> list[Claim]:
 
 def dense_latency_ms(network: Network, calls: int = 500) -> float:
     """Median time of one row through a dense network (ReLU) of the same sizes, in ONNX Runtime on one thread here."""
-    import onnx
-    from onnx import helper, numpy_helper
-
     from robustidps.bundle.session import Session
+    from robustidps.emitting import Graph
 
-    nodes, constants, value = [], [], "x"
-    last = len(network.layers) - 1
+    graph, value, last = Graph("dense"), "x", len(network.layers) - 1
     for k, layer in enumerate(network.layers):
-        for name, array in ((f"W{k}", layer.weights), (f"b{k}", layer.bias)):
-            constants.append(numpy_helper.from_array(array.astype(np.float32), name))
-        nodes.append(helper.make_node("Gemm", [value, f"W{k}", f"b{k}"], ["y" if k == last else f"h{k}"], transB=1))
-        if k < last:
-            nodes.append(helper.make_node("Relu", [f"h{k}"], [f"r{k}"]))
-        value = f"r{k}"
+        weights, bias = graph.constant(layer.weights), graph.constant(layer.bias)
+        value = graph.node("Gemm", value, weights, bias, outputs=["logits"] if k == last else None, transB=1)
+        value = value if k == last else graph.node("Relu", value)
     inputs = network.layers[0].weights.shape[1]
-    ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [None, None]) for n in ("x", "y")]
-    graph = helper.make_graph(nodes, "dense", [ends[0]], [ends[1]], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    session = Session(model.SerializeToString(), "a dense network", names=("x", "y"))
+    session = Session(graph.serialised(inputs, len(network.layers[-1].bias)), "a dense network", names=("x", "logits"))
     row = np.zeros((1, inputs), np.float32)
     taken = []
     for _ in range(calls):
