@@ -60,7 +60,7 @@ def train(
     parameters = {k: v for k, v in locals().items() if k != "config"}
     HoldOut.parse(hold_out or [])
     rule_set(rules or config.rules)  # what can't be judged had better not be trained
-    name = name or (f"{family}-{config.suffix}" if config.suffix else family)
+    name = name or config.model_name(family)
     cut = traffic_parts(dataset, data_dir, schema_file, split, limit_rows, hold_out)
     make = trainings(family, overrides or {}, seeds, cut, name=name, dataset=dataset, description=description)
     return candidate(

@@ -104,7 +104,7 @@ def train_all(
             continue
         jobs[family] = {
             "overrides": told,
-            "name": f"{family}-{config.suffix}" if config.suffix else family,
+            "name": config.model_name(family),
             "command": command_line(given | {"family": family, "overrides": told}),
         }
     if jobs:

@@ -60,7 +60,7 @@ def unify(
     rule_set(rules or config.rules)
     found = members_of(ModelRegistry(settings=get_settings()), members)  # before anything slow: a wrong one ends here
     called = [f"{m.metadata.name}@{m.metadata.version}" for m in found]  # `production` may mean another one tomorrow
-    name = name or (f"{FAMILY}-{config.suffix}" if config.suffix else FAMILY)
+    name = name or config.model_name(FAMILY)
     cut = traffic_parts(dataset, data_dir, schema_file, split, None, hold_out)
 
     def make(number: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import task
 
@@ -15,7 +15,29 @@ from robustidps.tasks.options import PLAIN
 from robustidps.tasks.references import load
 from robustidps.training import train_bundle
 
-__all__ = ["discard_bundles", "train_model"]
+if TYPE_CHECKING:
+    from robustidps.bundle import Bundle
+
+__all__ = ["described", "discard_bundles", "fresh_folder", "train_model"]
+
+
+def fresh_folder(name: str, version: str, seed: int = 0) -> Path:
+    """Where a version's bundle is written; what a run left there that was ended before it registered is removed."""
+    out = get_settings().folder("runs", name) / f"{version}-seed{seed}"
+    if out.exists():
+        shutil.rmtree(out)
+    return out
+
+
+def described(bundle: Bundle, settings: dict[str, Any], history: list[dict[str, float]]) -> dict[str, Any]:
+    """A bundle as tasks hand it on: its folder and digest, settings, curves per epoch, `val_*` figures."""
+    return {
+        "path": str(bundle.path),
+        "digest": bundle.digest,
+        "settings": settings,
+        "history": history,
+        "metrics": dict(bundle.metadata.performance_metrics),
+    }
 
 
 @task(name="discard bundles", **PLAIN)
@@ -42,10 +64,6 @@ def train_model(
     """Trains on the referenced traffic; gives the bundle's folder and digest, its settings and the curves per epoch."""
     kind = get_family(family)
     settings = family_settings(kind, overrides)
-    installation = get_settings()
-    out = installation.folder("runs", name) / f"{version}-seed{settings.seed}"
-    if out.exists():  # left by a run that was ended before it registered this number
-        shutil.rmtree(out)
     result = train_bundle(
         kind,
         settings,
@@ -53,18 +71,12 @@ def train_model(
         load(validation),
         name=name,
         version=version,
-        out=out,
-        author=installation.author,
+        out=fresh_folder(name, version, settings.seed),
+        author=get_settings().author,
         description=description,
         dataset=dataset,
         split=split,
         held_out=held_out or [],
         progress=current(),
     )
-    return {
-        "path": str(Path(result.bundle.path)),
-        "digest": result.bundle.digest,
-        "settings": settings.model_dump(mode="json"),
-        "history": result.history,
-        "metrics": dict(result.bundle.metadata.performance_metrics),
-    }
+    return described(result.bundle, settings.model_dump(mode="json"), result.history)

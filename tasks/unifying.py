@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 from prefect import task
@@ -12,6 +11,7 @@ from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import get_settings
 from robustidps.tasks.options import PLAIN
 from robustidps.tasks.references import load
+from robustidps.tasks.training import described, fresh_folder
 from robustidps.unified import members_of, unify
 
 __all__ = ["unify_members"]
@@ -31,16 +31,13 @@ def unify_members(
 ) -> dict[str, Any]:
     """Weighs the members on validation traffic and merges them; gives what `train_model` gives."""
     installation = get_settings()
-    out = installation.folder("runs", name) / f"{version}-seed0"
-    if out.exists():  # left by a run that was ended before it registered this number
-        shutil.rmtree(out)
     bundle = unify(
         members_of(ModelRegistry(settings=installation), members),
         load(train),
         load(validation),
         name=name,
         version=version,
-        out=out,
+        out=fresh_folder(name, version),
         author=installation.author,
         description=description,
         dataset=dataset,
@@ -48,10 +45,4 @@ def unify_members(
         progress=current(),
     )
     facts = bundle.metadata.training
-    return {
-        "path": str(bundle.path),
-        "digest": bundle.digest,
-        "settings": facts.settings if facts else {},
-        "history": [],
-        "metrics": dict(bundle.metadata.performance_metrics),
-    }
+    return described(bundle, facts.settings if facts else {}, [])

@@ -54,8 +54,6 @@ def train(
     """Train a model, judge it on traffic it has not seen, and register it."""
     from robustidps.families import family_settings, get_family
     from robustidps.judging import rule_set
-    from robustidps.registry.metadata import check_version
-    from robustidps.settings import check_name
     from robustidps.traffic.holdout import HoldOut
     from robustidps.traffic.prepare import dataset_config
 
@@ -63,10 +61,7 @@ def train(
     family_settings(get_family(family), overrides)  # before anything slow: a wrong setting ends here
     config = dataset_config(dataset)
     held_out = HoldOut.parse(hold_out or []).words()
-    if name is not None:
-        check_name(name)
-    if version is not None:
-        check_version(version)
+    _check_target(name, version)
     rule_set(rules or config.rules)
     ready_flows()
     from robustidps.flows.train import train as flow
@@ -75,8 +70,8 @@ def train(
         result = flow(
             family=family,
             dataset=dataset,
-            data_dir=str(data_dir.absolute()) if data_dir else None,
-            schema_file=str(schema.absolute()) if schema else None,
+            data_dir=_absolute(data_dir),
+            schema_file=_absolute(schema),
             overrides=overrides,
             name=name,
             version=version,
@@ -89,14 +84,7 @@ def train(
             rules=rules,
             description=description,
         )
-    if as_json:
-        console.emit_json(result)
-    else:
-        from robustidps.pages import show_training
-
-        show_training(result)
-    if promote_to and not (result["promotion"] and result["promotion"][-1]["moved"]):
-        raise typer.Exit(RefusedError.exit_code)
+    _show_candidate(result, promote_to, as_json)
 
 
 @app.command(rich_help_panel="Models")
@@ -153,8 +141,8 @@ def train_all(
         state: Any = flow(
             families=families or None,
             dataset=dataset,
-            data_dir=str(data_dir.absolute()) if data_dir else None,
-            schema_file=str(schema.absolute()) if schema else None,
+            data_dir=_absolute(data_dir),
+            schema_file=_absolute(schema),
             overrides=overrides,
             seeds=seeds,
             split=split,
@@ -198,15 +186,10 @@ def unify(
     as_json: Json = False,
 ) -> None:
     """Make one model of several registered versions: their weighted mean, as one graph; judge and register it."""
-    from robustidps.registry.metadata import check_version
-    from robustidps.settings import check_name
     from robustidps.traffic.holdout import HoldOut
 
     held_out = HoldOut.parse(hold_out or []).words()
-    if name is not None:
-        check_name(name)
-    if version is not None:
-        check_version(version)
+    _check_target(name, version)
     ready_flows()
     from robustidps.flows.unify import unify as flow
 
@@ -214,8 +197,8 @@ def unify(
         result = flow(
             members=members,
             dataset=dataset,
-            data_dir=str(data_dir.absolute()) if data_dir else None,
-            schema_file=str(schema.absolute()) if schema else None,
+            data_dir=_absolute(data_dir),
+            schema_file=_absolute(schema),
             name=name,
             version=version,
             breaking=breaking,
@@ -225,14 +208,33 @@ def unify(
             rules=rules,
             description=description,
         )
-    if as_json:
-        console.emit_json(result)
-    else:
-        from robustidps.pages import show_training
-
+    if not as_json:
         for member in result["settings"]["members"]:
             console.line(f"{member['model']} {member['version']}", f"weight {member['weight']:.3f}")
-        show_training(result)
+    _show_candidate(result, promote_to, as_json)
+
+
+def _check_target(name: str | None, version: str | None) -> None:
+    """Whether a version to be made can be called so; before anything slow."""
+    from robustidps.registry.metadata import check_version
+    from robustidps.settings import check_name
+
+    if name is not None:
+        check_name(name)
+    if version is not None:
+        check_version(version)
+
+
+def _absolute(path: Path | None) -> str | None:
+    """A path as a flow takes it, which may run in another folder."""
+    return str(path.absolute()) if path else None
+
+
+def _show_candidate(result: dict[str, Any], promote_to: str | None, as_json: bool) -> None:
+    """What became of a new version; ends with the exit code of a refusal where it was to move up and didn't."""
+    from robustidps.pages import show_training
+
+    console.emit_json(result) if as_json else show_training(result)
     if promote_to and not (result["promotion"] and result["promotion"][-1]["moved"]):
         raise typer.Exit(RefusedError.exit_code)
 

@@ -70,6 +70,10 @@ class DatasetConfig(BaseModel):
     suffix: str = Field(default="", description="registered models are called FAMILY-SUFFIX; empty for flow64")
     description: str = ""
 
+    def model_name(self, family: str) -> str:
+        """What a family's registered model is called that is trained on this data set, unless it is told otherwise."""
+        return f"{family}-{self.suffix}" if self.suffix else family
+
     @property
     def has_packets(self) -> bool:
         """Whether the captures that its flows come from are there, so that attacks in them can be altered to evade."""
