@@ -9,15 +9,13 @@ section of docs/results.md, and docs/images/base_rates.png.
 from __future__ import annotations
 
 import argparse
-import tempfile
-from pathlib import Path
 
 from benchmarks._models import neural_ode
 from benchmarks._pages import ROOT, circumstances, table, write_section
+from benchmarks._splits import split_of
 from robustidps.evaluation.base_rates import BaseRates, amount, base_rates, one_in
 from robustidps.evaluation.plots import draw_base_rates, save_figure
 from robustidps.settings import Settings
-from robustidps.traffic.prepare import dataset_config, load_dataset, split_dataset
 
 MINUTES = 2
 
@@ -28,9 +26,7 @@ def main() -> int:
     parser.add_argument("--alerts-per-analyst", type=float, default=capacity, help="what one can look at in a day")
     parser.add_argument("--write", action="store_true", help="rewrite the section of docs/results.md and its picture")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        parts = load_dataset("simulated", folder=Path(folder))
-    split = split_dataset(parts, dataset_config("simulated"))
+    split = split_of("simulated")
     evaluation, _ = neural_ode(split, seed=0).judged(split.test, "simulated")
     evaluation = evaluation.model_copy(update={"model": "neural_ode", "version": "seed 0"})
     rates = base_rates(evaluation, arguments.alerts_per_analyst)

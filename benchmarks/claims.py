@@ -19,11 +19,11 @@ from typing import Literal
 import numpy as np
 
 from benchmarks._pages import circumstances, table, write_section
+from benchmarks._splits import split_of
 from robustidps.errors import RobustIDPSError
 from robustidps.evaluation.evaluate import evaluate
 from robustidps.evaluation.report import Evaluation, Interval
 from robustidps.families import discover, family_settings, get_family
-from robustidps.traffic.prepare import dataset_config, load_dataset, split_dataset
 from robustidps.traffic.splits import Split
 from robustidps.training import train_bundle
 
@@ -94,9 +94,9 @@ def main() -> int:
     arguments = parser.parse_args()
     usable = {name for name, info in discover().items() if info.problem is None}
     with tempfile.TemporaryDirectory() as folder:
-        splits = {"simulated": _split("simulated", Path(folder))}
+        splits = {"simulated": split_of("simulated")}
         try:
-            splits["NSL-KDD"] = _split("nsl-kdd", Path(folder), arguments.nsl_kdd)
+            splits["NSL-KDD"] = split_of("nsl-kdd", data_dir=arguments.nsl_kdd)
         except RobustIDPSError as error:
             print(f"NSL-KDD left out: {error}")
         asked = sorted({claim.family for claim in CLAIMS} & usable | {PLAIN})
@@ -110,10 +110,6 @@ def main() -> int:
     if arguments.write:
         print(f"written: {write_section('evaluation.md', 'claims', text)}")
     return 0
-
-
-def _split(dataset: str, folder: Path, data_dir: Path | None = None) -> Split:
-    return split_dataset(load_dataset(dataset, folder=folder, data_dir=data_dir), dataset_config(dataset))
 
 
 def measure(family: str, dataset: str, split: Split, seeds: int, folder: Path) -> Measured:

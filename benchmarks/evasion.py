@@ -19,11 +19,12 @@ import numpy as np
 
 from benchmarks._models import Stand, boosted_tree
 from benchmarks._pages import circumstances, table, write_section
+from benchmarks._splits import split_of
 from robustidps.evaluation.evasion import UNCHANGED
 from robustidps.evaluation.report import Evaluation
 from robustidps.families import discover, family_settings
 from robustidps.traffic.evasion import evade
-from robustidps.traffic.prepare import dataset_config, evaded_dataset, load_dataset, split_dataset, starve
+from robustidps.traffic.prepare import dataset_config, evaded_dataset, starve
 from robustidps.traffic.simulator import SimulatorSettings, simulate
 from robustidps.traffic.splits import Split
 from robustidps.traffic.trafficset import TrafficSet
@@ -41,7 +42,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        split = split_dataset(load_dataset(DATASET, folder=folder), dataset_config(DATASET))
+        split = split_of(DATASET, folder)
         text = selection(split, folder, arguments.seeds) if arguments.select else results(split, folder)
     command = f"python -m benchmarks evasion{' --select' if arguments.select else ''} --write"
     text += "\n\n" + circumstances(command)

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks._pages import circumstances, table, write_section
+from benchmarks._splits import split_of
 from benchmarks._timing import BATCHES, own_graph, timed
 from benchmarks.families import available
 from robustidps.families import family_settings, get_family
-from robustidps.traffic.prepare import dataset_config, load_dataset, split_dataset
 from robustidps.training import fit
 
 MINUTES = 2
@@ -38,8 +36,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.write and arguments.only:
         parser.error("--write is for all families")
-    with tempfile.TemporaryDirectory() as folder:
-        split = split_dataset(load_dataset("simulated", folder=Path(folder)), dataset_config("simulated"))
+    split = split_of("simulated")
     lines = []
     for name in arguments.only or available():
         family = get_family(name)

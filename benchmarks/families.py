@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks._models import spread
 from benchmarks._pages import ROOT, circumstances, table, write_section
+from benchmarks._splits import split_of
 from benchmarks._timing import BATCHES, timed
 from robustidps.bundle import open_bundle
 from robustidps.errors import RobustIDPSError
@@ -34,7 +35,6 @@ from robustidps.evaluation.report import Evaluation
 from robustidps.families import discover, family_settings, get_family
 from robustidps.preprocessing import Preprocessing
 from robustidps.traffic.loaders import load
-from robustidps.traffic.prepare import dataset_config, load_dataset, split_dataset
 from robustidps.traffic.splits import Split, shuffled_split
 from robustidps.training import train_bundle
 from robustidps.unified import FAMILY as UNIFIED
@@ -100,7 +100,7 @@ def main(words: list[str] | None = None) -> int:
     names, seeds = arguments.only or available(), range(arguments.seeds)
     with tempfile.TemporaryDirectory() as passing:
         keep = arguments.keep or Path(passing)
-        for name, title, split in splits(Path(passing), arguments.data_dir, arguments.on):
+        for name, title, split in splits(arguments.data_dir, arguments.on):
             if arguments.rows:
                 split = replace(split, train=split.train.select(sampled(len(split.train), arguments.rows)))
             found = {family: [trained(family, seed, split, title, keep) for seed in seeds] for family in names}
@@ -131,15 +131,15 @@ def available() -> list[str]:
     return names
 
 
-def splits(folder: Path, nsl_kdd: Path, names: Sequence[str]) -> Iterator[tuple[str, str, Split]]:
+def splits(nsl_kdd: Path, names: Sequence[str]) -> Iterator[tuple[str, str, Split]]:
     """Name, title and split of each data set; one whose files aren't there is named on standard error."""
     for name in names:
         try:
-            parts = load_dataset(name.replace("_", "-"), folder=folder, data_dir=nsl_kdd if name == "nsl_kdd" else None)
+            split = split_of(name.replace("_", "-"), data_dir=nsl_kdd if name == "nsl_kdd" else None)
         except RobustIDPSError as error:
             print(f"{SETS[name]} is left out: {error}", file=sys.stderr)
         else:
-            yield name, SETS[name], split_dataset(parts, dataset_config(name.replace("_", "-")))
+            yield name, SETS[name], split
 
 
 def sampled(rows: int, most: int) -> Any:

@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks._pages import ROOT, circumstances, table, write_section
+from benchmarks._splits import split_of
 from benchmarks.spiking import Parts
 from robustidps.evaluation.bootstrap import blocks_of, fold, interval
 from robustidps.evaluation.metrics import macro_f1
@@ -38,7 +39,7 @@ from robustidps.loihi import resources
 from robustidps.loihi.emulator import emulate
 from robustidps.loihi.exporting import CALIBRATION_ROWS
 from robustidps.loihi.quantising import calibrate
-from robustidps.traffic.prepare import dataset_config, load_dataset, split_dataset, starve
+from robustidps.traffic.prepare import starve
 from robustidps.traffic.splits import Split
 from robustidps.traffic.trafficset import TrafficSet
 from robustidps.training import fit
@@ -123,7 +124,7 @@ def main(words: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as passing:
         keep, folder = arguments.keep or Path(passing) / "kept", Path(passing) / "traffic"
         keep.mkdir(parents=True, exist_ok=True)
-        study = Study(simulated(folder), keep, arguments.seeds, arguments.epochs)
+        study = Study(split_of("simulated", folder), keep, arguments.seeds, arguments.epochs)
         text, figure = study.report()
     print(text)
     if arguments.write:
@@ -132,10 +133,6 @@ def main(words: list[str] | None = None) -> int:
         print(f"drawn: {save_figure(figure, ROOT / 'docs/images/loihi_energy.png')}")
         print(f"written: {write_section('neuromorphic.md', 'loihi_energy', text)}")
     return 0
-
-
-def simulated(folder: Path) -> Split:
-    return split_dataset(load_dataset("simulated", folder=folder), dataset_config("simulated"))
 
 
 # --- The pure parts

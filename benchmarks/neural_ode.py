@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks._pages import circumstances, table, write_section
+from benchmarks._splits import split_of
 from benchmarks._timing import BATCHES, own_graph, timed
 from robustidps.families import family_settings, get_family
-from robustidps.traffic.prepare import dataset_config, load_dataset, split_dataset
 from robustidps.training import fit
 
 MINUTES = 2
@@ -43,8 +41,7 @@ def main() -> int:
     from torchdiffeq import odeint
 
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        split = split_dataset(load_dataset("simulated", folder=Path(folder)), dataset_config("simulated"))
+    split = split_of("simulated")
     family = get_family("neural_ode")
     fitted = fit(family, family_settings(family), split.train, split.validation)
     model: Any = fitted.trained

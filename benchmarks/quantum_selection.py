@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks._pages import ROOT, circumstances, table, write_section
+from benchmarks._splits import split_of
 from benchmarks.nsl_kdd import folds
 from robustidps.evaluation.metrics import confusion_matrix, macro_f1
 from robustidps.families import Standardised, TrainingContext, family_settings, get_family
 from robustidps.preprocessing import Preprocessing
 from robustidps.traffic.loaders import load
-from robustidps.traffic.prepare import dataset_config, load_dataset, split_dataset
 from robustidps.traffic.trafficset import TrafficSet
 from robustidps.training import class_weights
 
@@ -113,8 +112,7 @@ def main() -> int:
 
 def prepared(folder: Path) -> Iterator[tuple[str, tuple[Standardised, Standardised, Standardised, int]]]:
     """For each data set: rows to train on, to stop on and to be judged by, and the number of classes."""
-    with tempfile.TemporaryDirectory() as captures:
-        split = split_dataset(load_dataset("simulated", folder=Path(captures)), dataset_config("simulated"))
+    split = split_of("simulated")
     rng = np.random.default_rng(0)
     sample = split.train.select(np.sort(rng.permutation(len(split.train))[:ROWS]))
     # One validation day is all there is: its rows both stop and judge, for every candidate alike.

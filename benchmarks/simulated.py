@@ -10,13 +10,11 @@ models are then asked about the real captures, of which they have seen nothing.
 from __future__ import annotations
 
 import argparse
-import tempfile
-from pathlib import Path
 
 from benchmarks._beside import compared, trained
 from benchmarks._pages import circumstances, write_section
 from benchmarks._real import real_captures, transfer
-from robustidps.traffic.prepare import dataset_config, load_dataset, split_dataset
+from benchmarks._splits import split_of
 
 MINUTES = 5
 
@@ -26,9 +24,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of the neural ODE")
     parser.add_argument("--write", action="store_true", help="rewrite the section of docs/results.md")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        parts = load_dataset("simulated", folder=Path(folder))
-    split = split_dataset(parts, dataset_config("simulated"))
+    split = split_of("simulated")
     ours, tree = trained(split, arguments.seeds)
     columns = {f"neural_ode, {len(ours)} seeds": ours, "seed 0": ours[:1], "LightGBM, balanced": [tree]}
     asked = {name: [model.pair for model in models] for name, models in columns.items()}

@@ -28,17 +28,17 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks._pages import ROOT, circumstances, table, write_section
+from benchmarks._splits import split_of
+from benchmarks._timing import BATCHES, opened, own_graph, timed
 from robustidps.evaluation.bootstrap import blocks_of, fold
 from robustidps.evaluation.metrics import confusion_matrix, macro_f1
 from robustidps.families import Standardised, TrainingContext, family_settings, get_family
 from robustidps.traffic.loaders import load
-from robustidps.traffic.prepare import dataset_config, load_dataset, split_dataset
 from robustidps.traffic.splits import shuffled_split
 from robustidps.traffic.trafficset import TrafficSet
 from robustidps.training import even_sample, fit
 
 MINUTES = 2
-BATCHES = (1, 64, 4096)
 FEATURES, CLASSES = 64, 13
 CODINGS = ("direct", "latency")
 
@@ -132,14 +132,6 @@ def speed(seconds: float) -> str:
     )
 
 
-def session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def inference(model: Any, x: npt.NDArray[np.float32], seconds: float) -> tuple[list[list[str]], str]:
     import torch
 
@@ -150,20 +142,18 @@ def inference(model: Any, x: npt.NDArray[np.float32], seconds: float) -> tuple[l
             return plain(torch.from_numpy(rows))[-1].sum(0).numpy()
 
     with tempfile.TemporaryDirectory() as folder:
-        model.export_onnx(Path(folder) / "logits.onnx")
-        ours = session(Path(folder) / "logits.onnx")
         products_alone(Path(folder) / "products.onnx", model.arrays)
-        products = session(Path(folder) / "products.onnx")
+        products = opened(Path(folder) / "products.onnx")
     coding = model.settings.coding
     peers: dict[str, Callable[[npt.NDArray[np.float32]], Any]] = {
-        "ONNX Runtime": lambda rows: ours.run(None, {"x": rows})[0],
+        "ONNX Runtime": own_graph(model),
         "PyTorch, ours": model.logits,
         "snnTorch's loop": peer,
-        "products alone": lambda rows: products.run(None, {"x": rows}),
+        "products alone": products,
     }
     lines = []
     for batch in BATCHES:
-        medians = timed({name: partial(call, x[:batch]) for name, call in peers.items()}, seconds)
+        medians = timed({name: partial(call, x[:batch]) for name, call in peers.items()}, seconds, time.process_time)
         for name, taken in medians.items():
             ratio = f"{taken / medians['ONNX Runtime']:.2f}"
             lines.append([f"{name}, {coding}, batch {batch}", f"{taken * 1e3:.3f}", f"{batch / taken:,.0f}", ratio])
@@ -239,7 +229,7 @@ def step(
     mine = [g for layer in network.layers for g in (layer.weight.grad, layer.bias.grad)]
     gap = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(mine, theirs, strict=True))
     differ = int((counts[0] != counts[1]).sum())
-    medians = timed(calls, seconds)
+    medians = timed(calls, seconds, time.process_time)
     lines = [
         [f"{name}, {coding}, batch {len(x)}", f"{t * 1e3:.2f}", f"{len(x) / t:,.0f}", f"{t / medians['ours']:.2f}"]
         for name, t in medians.items()
@@ -248,21 +238,6 @@ def step(
         f"Training step, {coding}, batch {len(x)}: {differ} spike counts differ, gradients by {gap:.0e} of the largest."
     )
     return lines, words
-
-
-def timed(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Median CPU seconds of each call, taken in turns until `seconds` per call are used up."""
-    for call in calls.values():
-        call()
-        call()
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    ends = time.process_time() + seconds * len(calls)
-    while time.process_time() < ends:
-        for name, call in calls.items():
-            started = time.process_time()
-            call()
-            taken[name].append(time.process_time() - started)
-    return {name: float(np.median(values)) for name, values in taken.items()}
 
 
 # --- Choosing settings on validation rows
@@ -422,8 +397,7 @@ def nsl_kdd(folder: Path) -> Parts:
 
 
 def simulated() -> Parts:
-    with tempfile.TemporaryDirectory() as folder:
-        split = split_dataset(load_dataset("simulated", folder=Path(folder)), dataset_config("simulated"))
+    split = split_of("simulated")
     days = np.unique(np.floor(split.train.time / 86_400)) * 86_400
     last = split.train.time >= days[-1]
     return sampled(split.train.select(~last), split.train.select(last), split.validation)

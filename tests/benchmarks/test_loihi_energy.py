@@ -80,7 +80,7 @@ def test_the_study_counts_energy_asks_the_test_part_about_two_models_and_names_t
     day = np.floor((days.time - days.time[0]) / 86_400)
     split = SimpleNamespace(train=days.select(day <= 1), validation=days.select(day == 2), test=days.select(day == 3))
     default = Config((32, 32), 12)
-    monkeypatch.setattr(study, "simulated", lambda folder: split)
+    monkeypatch.setattr(study, "split_of", lambda *given: split)
     monkeypatch.setattr(study, "DEFAULT", default)
     monkeypatch.setattr(study, "GRID", (default, Config((8, 8), 6), Config((8, 8), 6, "latency")))
     monkeypatch.setattr(study, "MARGIN", 1.0)
