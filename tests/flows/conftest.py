@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from robustidps import cli, settings
+from robustidps import cli, console, settings
 from robustidps.cli import _app
 from robustidps.traffic.flow64 import FLOW64
 from robustidps.traffic.trafficset import TrafficSet
@@ -85,8 +85,10 @@ def command(installation: Path) -> Command:
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             patch.setattr("sys.argv", ["robustidps", *map(str, words)])
-            for key, value in {"ROBUSTIDPS_HOME": str(home), "COLUMNS": "200", **env}.items():
+            for key, value in {"ROBUSTIDPS_HOME": str(home), **env}.items():
                 patch.setenv(key, value)
+            for shown in (console.out, console.err):  # COLUMNS counts only for consoles that are made afterwards
+                patch.setattr(shown, "width", 200)
             patch.setattr(_app, "given", {})
             patch.setattr(settings, "_current", None)  # as in a new process
             with pytest.raises(SystemExit) as end:
