@@ -64,7 +64,7 @@ def _plain(value: Any) -> Any:
 class Decision:
     """One record of the ledger.
 
-    action: `register`, `promote`, `refuse`, `rollback`, `archive`, `withdraw` or `alias`.
+    action: one of `stages.MOVES` or `stages.RECORDS`.
     from_stage, to_stage: of `version`; a refusal's to_stage is the one that was asked for; an alias's is the alias.
     from_version: the version whose place it takes in to_stage; None if there was none.
     verdict: `promote`, `hold` or `reject` where rules were asked, else `recorded`.

@@ -45,7 +45,7 @@ from robustidps.registry.metadata import ModelMetadata, check_version
 from robustidps.registry.projection import Projection
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, acting, verdict_parts
 from robustidps.registry.registration import Registration
-from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, check_stage
+from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, RECORDS, check_stage
 from robustidps.registry.state import StateStore
 from robustidps.registry.tracking import TAG, Tracking, TrainingRun
 from robustidps.registry.transitions import Move, commit
@@ -392,6 +392,35 @@ class ModelRegistry(Catalogue):
         decision = commit(self.store, self.ledger, move)
         self._project_or_warn(name)
         return decision
+
+    def record(
+        self,
+        name: str,
+        version: str,
+        action: str,
+        *,
+        reasons: Iterable[str] = (),
+        evidence: Mapping[str, Any] | None = None,
+        to_stage: str = "None",
+        verdict: str = "recorded",
+        rule_set: str | None = None,
+        actor: str | None = None,
+        actor_source: str | None = None,
+    ) -> Decision:
+        """Puts something about a version on record that moves nothing: an approval, an alarm, a review.
+
+        Args:
+            action: one of `stages.RECORDS`, but not `register` or `refuse`, which have methods of their own.
+
+        Raises:
+            InputError: no such action. NotFoundError: no such version. LedgerError: the ledger was edited.
+        """
+        if action not in RECORDS or action in ("register", "refuse"):
+            raise InputError(f"{action!r} is nothing that is recorded by itself", where=f"{name} {version}")
+        who, source = acting(actor, actor_source)
+        facts = dict(evidence or {})
+        move = Move(name, version, action, to_stage, who, source, verdict, tuple(reasons), facts, rule_set)
+        return commit(self.store, self.ledger, move)
 
     def take_alias(
         self,

@@ -25,6 +25,8 @@ __all__ = [
     "ALIAS",
     "APPROVED",
     "HARDWARE",
+    "MOVES",
+    "RECORDS",
     "STAGES",
     "Stage",
     "Standing",
@@ -42,6 +44,9 @@ APPROVED = "promote"
 # Aliases for hardware, and the action of the decision that gives one; its `to_stage` is the alias.
 HARDWARE = ("loihi",)
 ALIAS = "alias"
+# What a decision can do: move something, or be on record alone.
+MOVES = ("promote", "rollback", "archive", "withdraw", ALIAS)
+RECORDS = ("register", "refuse", "approve", "alarm", "review", "freeze", "thaw", "restore")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,10 @@
     assignment   per model: what is in Production, Staging and previous, and a generation that each move raises
     decision     the ledger, only ever added to (`ledger.py`); triggers refuse UPDATE and DELETE
     ledger_head  the signed end of the ledger
+    approval     persons who were asked before a promotion, and what they said
+    drift_window windows of traffic that were compared with what a version was trained on
+    mlflow_request, webhook_seen   who asked for what in MLflow; hints that have come already
+    notified     up to which decision each channel of notifications has been served
 
 `write()` is one transaction that excludes other writers (BEGIN IMMEDIATE on SQLite, an advisory lock on PostgreSQL),
 `read()` sees one consistent state. What the database says when it can't is turned into our errors: a full
@@ -38,9 +42,21 @@ from robustidps.errors import (
 )
 from robustidps.settings import writable
 
-__all__ = ["REVISION", "StateStore", "assignment", "decision", "ledger_head", "version"]
+__all__ = [
+    "REVISION",
+    "StateStore",
+    "approval",
+    "assignment",
+    "decision",
+    "drift_window",
+    "ledger_head",
+    "mlflow_request",
+    "notified",
+    "version",
+    "webhook_seen",
+]
 
-REVISION = "0001"
+REVISION = "0002"
 REVISION_TABLE = "robustidps_revision"
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 15.0
@@ -106,6 +122,67 @@ ledger_head = sa.Table(
     sa.Column("hash", sa.String),
     sa.Column("key_id", sa.String),
     sa.Column("signature", sa.String),
+)
+approval = sa.Table(
+    "approval",
+    _metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("model", sa.String),
+    sa.Column("version", sa.String),
+    sa.Column("stage", sa.String),
+    sa.Column("bundle_digest", sa.String),
+    sa.Column("rule_set", sa.String),
+    sa.Column("status", sa.String),
+    sa.Column("requested_by", sa.String),
+    sa.Column("requested_source", sa.String),
+    sa.Column("requested_at", sa.String),
+    sa.Column("expires_at", sa.String),
+    sa.Column("evidence", sa.Text),
+    sa.Column("flow_run_id", sa.String),
+    sa.Column("decided_by", sa.String),
+    sa.Column("decided_source", sa.String),
+    sa.Column("decided_at", sa.String),
+    sa.Column("reason", sa.Text),
+)
+drift_window = sa.Table(
+    "drift_window",
+    _metadata,
+    sa.Column("model", sa.String, primary_key=True),
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("version", sa.String),
+    sa.Column("began", sa.String),
+    sa.Column("ended", sa.String),
+    sa.Column("rows", sa.Integer),
+    sa.Column("digest", sa.String),
+    sa.Column("drifted", sa.Boolean),
+    sa.Column("alarm", sa.Boolean),
+    sa.Column("figures", sa.Text),
+    sa.Column("report", sa.String),
+    sa.Column("created_at", sa.String),
+)
+mlflow_request = sa.Table(
+    "mlflow_request",
+    _metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("time", sa.String),
+    sa.Column("model", sa.String),
+    sa.Column("mlflow_version", sa.String),
+    sa.Column("kind", sa.String),
+    sa.Column("detail", sa.String),
+    sa.Column("actor", sa.String),
+)
+webhook_seen = sa.Table(
+    "webhook_seen",
+    _metadata,
+    sa.Column("delivery_id", sa.String, primary_key=True),
+    sa.Column("received_at", sa.String),
+)
+notified = sa.Table(
+    "notified",
+    _metadata,
+    sa.Column("channel", sa.String, primary_key=True),
+    sa.Column("seq", sa.Integer),
+    sa.Column("at", sa.String),
 )
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from robustidps.errors import ConflictError, LedgerError, NotFoundError, RefusedError
 from robustidps.registry import state
 from robustidps.registry.ledger import REMEDY, Decision, Ledger, require_registered
-from robustidps.registry.stages import ALIAS, Standing, advance, alias_of, stage_of
+from robustidps.registry.stages import ALIAS, MOVES, Standing, advance, alias_of, stage_of
 from robustidps.registry.steps import step
 
 __all__ = ["Move", "commit", "standing_of"]
@@ -28,7 +28,7 @@ class Move:
     """What is to be decided about a version.
 
     action: `promote`, `archive`, `rollback` and `withdraw` move it; `alias` gives it the alias that is its to_stage;
-    `refuse` and `register` are only recorded.
+    all others (`stages.RECORDS`) are only recorded.
     """
 
     model: str
@@ -44,7 +44,7 @@ class Move:
 
     @property
     def moves(self) -> bool:
-        return self.action not in ("refuse", "register")
+        return self.action in MOVES
 
 
 def standing_of(decisions: list[Decision]) -> Standing:
@@ -190,7 +190,7 @@ def _said(decision: Decision) -> str:
 
 
 def _meanwhile(decisions: list[Decision], expected: int) -> str:
-    since = [_said(d) for d in decisions if d.generation > expected and d.action not in ("refuse", "register")]
+    since = [_said(d) for d in decisions if d.generation > expected and d.action in MOVES]
     return f"somebody else was first: {'; '.join(since[-3:]) or 'the assignment has moved on'}"
 
 

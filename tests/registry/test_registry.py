@@ -396,3 +396,15 @@ def test_of_two_that_write_the_witness_at_once_the_later_record_stays(stocked, m
     stocked.ledger.remember(earlier)
     threads[0].join()
     assert json.loads(stocked.ledger.witness.read_text())["seq"] == later.seq
+
+
+def test_what_moves_nothing_is_recorded_and_the_model_stands_where_it_stood(registry, bundles):
+    registry.register_model("toy", "1.0.0", bundles["1.0.0"])
+    registry.transition("toy", "1.0.0", "Production", verdict=APPROVE)
+    before = registry.assignment("toy")
+    said = registry.record("toy", "1.0.0", "review", reasons=["expected: new backup server"], evidence={"window": "w1"})
+    assert (said.action, said.verdict, said.reasons) == ("review", "recorded", ("expected: new backup server",))
+    assert registry.assignment("toy") == before and registry.verify().ok
+    for action in ("promote", "register", "nonsense"):
+        with pytest.raises(InputError, match="nothing that is recorded by itself"):
+            registry.record("toy", "1.0.0", action)
