@@ -2,7 +2,7 @@
 VENV ?= .venv
 UV := $(VENV)/bin/uv
 BIN := $(VENV)/bin
-EXTRAS ?= torch,trees,mlops,dev
+EXTRAS ?= torch,trees,spiking,mlops,dev
 # Tests train every family, so they install every framework (some gigabytes more).
 TEST_EXTRAS ?= all,dev
 # pip reads PIP_FIND_LINKS, uv does not: hand it on, so that a site's own torch wheel is taken. Elsewhere uv picks

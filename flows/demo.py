@@ -1,9 +1,10 @@
 """`make demo`: the main job, end to end, on simulated traffic, in a home of its own.
 
 Two simulated weeks -> a model trained, judged on days it has not seen, promoted -> a starved candidate refused, with
-the reason -> a model of another family, and both as one -> a fresh capture scored by the model in production, and held
-against its labels. Everything runs on the real parts: packets through the flow extractor, MLflow, the signed ledger,
-Prefect.
+the reason -> other families trained side by side, and two models as one -> the spiking one simulated on Loihi, the
+quantum one on a noisy device -> a fresh capture scored by the model in production, and held against its labels.
+Everything runs on the real parts: packets through the flow extractor, MLflow, the signed ledger, Prefect. What a
+machine can't do (Lava wants a Python 3.10, circuits want an extra) is said in a line.
 """
 
 from __future__ import annotations
@@ -17,10 +18,16 @@ from prefect import flow
 
 from robustidps import console, pages
 from robustidps.comparing import resolve
+from robustidps.errors import UnavailableError
 from robustidps.evaluation.base_rates import base_rates
 from robustidps.evaluation.report import Evaluation
+from robustidps.families import discover
+from robustidps.flows.evaluate_on_hardware import evaluate_on_hardware
+from robustidps.flows.export_loihi import export_loihi
 from robustidps.flows.train import train
+from robustidps.flows.train_all import train_all
 from robustidps.flows.unify import unify
+from robustidps.loihi.runner import installed
 from robustidps.progress import current
 from robustidps.registry.registry import ModelRegistry
 from robustidps.scoring import score
@@ -35,6 +42,14 @@ __all__ = ["demo"]
 
 MODEL = "neural_ode"
 OTHER = "boosted_trees"
+SIDE_BY_SIDE: dict[str, dict[str, Any]] = {
+    OTHER: {},
+    "spiking": {"hidden": [64, 64], "steps": 8, "epochs": 8},
+    "quantum": {"epochs": 2},
+}
+"""Families beside the main one, where they can be trained, and what makes them quick rather than good."""
+LOIHI_ROWS = 200
+DEVICE_ROWS = 60
 STARVED_ROWS = 250
 RARE = "1e-4"
 """Share of attacks among flows that the outlook is for."""
@@ -64,13 +79,15 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
     )
     if not quiet:
         _tell_promotion(starved)
-    other = train(family=OTHER, dataset=dataset, overrides={"seed": seed}, description="demo")
+    others = _side_by_side(dataset, seed, quiet)
+    other = others[OTHER]
     members = [f"{one['name']}@{one['version']}" for one in (good, other)]
     both = unify(members=members, dataset=dataset, description="demo")
     if not quiet:
-        console.line("another family, same rows", f"{OTHER}: {_figures(other)}")
         weights = [member["weight"] for member in both["settings"]["members"]]
-        console.line("both as one graph", f"weighted {weights[0]:.2f} and {weights[1]:.2f}: {_figures(both)}")
+        text = f"{MODEL} and {OTHER}, weighted {weights[0]:.2f} and {weights[1]:.2f}: {_figures(both)}"
+        console.line("two as one graph", text)
+    elsewhere = _elsewhere(others, quiet)
     capture, labels = _fresh_capture(seed)
     flows = load(ingest_file(capture))
     bundle = resolve(ModelRegistry(settings=get_settings()), f"{MODEL}@production")
@@ -81,7 +98,8 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
         "refused": None if starved["promotion"][-1]["moved"] else starved["version"],
         "reasons": [r["text"] for r in starved["promotion"][-1]["verdict"]["results"] if r["passed"] is not True],
         "evaluation": good["evaluation"],
-        "others": {one["name"]: one["evaluation"]["headline"]["macro_f1"]["value"] for one in (other, both)},
+        "others": {one["name"]: one["evaluation"]["headline"]["macro_f1"]["value"] for one in (*others.values(), both)},
+        "elsewhere": elsewhere,
         "drift": {k: good["drift"][k] for k in ("drifted_share",)},
         "scored": scores.counts(),
         "labelled": _held_against_labels(bundle, capture, labels),
@@ -95,6 +113,63 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
         console.line("held against its labels", summary["labelled"])
         _farewell(summary)
     return summary
+
+
+def _side_by_side(dataset: str, seed: int, quiet: bool) -> dict[str, dict[str, Any]]:
+    """What `train_all` gives for each family that can be trained here.
+
+    Raises:
+        RobustIDPSError: one failed.
+    """
+    found = discover()
+    jobs = {
+        name: {"seed": seed, **told}
+        for name, told in SIDE_BY_SIDE.items()
+        if name in found and found[name].problem is None
+    }
+    result: Any = train_all(families=list(jobs), dataset=dataset, overrides=jobs, description="demo: quick, not good")
+    for name in SIDE_BY_SIDE:
+        if quiet:
+            break
+        if name in jobs:
+            brief = " (trained briefly)" if SIDE_BY_SIDE[name] else ""
+            console.line("side by side", f"{name}{brief}: {_figures(result['families'][name])}")
+        elif name in found:
+            console.line("side by side", f"{name}: {found[name].problem} ({found[name].remedy})", "yellow")
+    outcomes: dict[str, dict[str, Any]] = result["families"]
+    return outcomes
+
+
+def _elsewhere(others: dict[str, dict[str, Any]], quiet: bool) -> dict[str, Any]:
+    """Models on other hardware, as far as this machine can show it: figures by name, or why there are none."""
+    shown: dict[str, Any] = {}
+    if spiking := others.get("spiking"):
+        try:
+            installed(get_settings())
+            result: dict[str, Any] = export_loihi(spiking["name"], spiking["version"], rows=LOIHI_ROWS)
+            report = result["report"]
+            shown["loihi"] = {
+                "classes_differing": report["floating"]["classes_differing"],
+                "emulator_spikes_differing": report["emulator"]["spikes_differing"],
+                "agreement": report["cost"]["agreement"]["value"],
+                "energy_uj": report["running"]["energy_uj"],
+            }
+            text = (
+                f"{LOIHI_ROWS} flows simulated by Lava: {report['floating']['classes_differing']} classes differ from "
+                f"torch's, {report['cost']['agreement']['value']:.3f} agree in fixed point, "
+                f"{report['running']['energy_uj']:.1f} uJ a flow (an estimate)"
+            )
+        except UnavailableError as error:
+            shown["loihi"], text = {"unavailable": str(error)}, str(error)
+        if not quiet:
+            console.line("on Loihi", text)
+    if quantum := others.get("quantum"):
+        result = evaluate_on_hardware(quantum["name"], quantum["version"], backend="fake_manila", rows=DEVICE_ROWS)
+        shown["fake_manila"] = {"agreement": result["agreement"]["value"]}
+        if not quiet:
+            same = result["agreement"]["value"]
+            console.line("on fake_manila", f"{DEVICE_ROWS} flows with that device's noise: {same:.2f} keep their class")
+    return shown
 
 
 def _fresh_capture(seed: int) -> tuple[Path, Path]:

@@ -28,7 +28,11 @@ def test_the_demo_promotes_a_good_model_refuses_a_starved_one_and_scores_a_captu
     summary = json.loads(done.stdout)
     assert (summary["production"], summary["refused"]) == ("1.0.0", "1.1.0")
     assert any("accuracy" in reason and "0.95" in reason for reason in summary["reasons"])
-    assert set(summary["others"]) == {"boosted_trees", "unified"} and min(summary["others"].values()) > 0.8
+    assert set(summary["others"]) == {"boosted_trees", "spiking", "quantum", "unified"}
+    assert min(summary["others"][name] for name in ("boosted_trees", "unified")) > 0.8
+    assert summary["elsewhere"]["fake_manila"]["agreement"] > 0.5
+    on_chip = summary["elsewhere"]["loihi"]
+    assert "make loihi" in on_chip.get("unavailable", "") or on_chip["emulator_spikes_differing"] == 0
     scored = summary["scored"]
     assert scored["Benign"] > sum(scored.values()) / 2 and len(scored) > 3
     assert "attack flows raise an alert" in summary["labelled"]
