@@ -1,11 +1,12 @@
 """What the published upgrade guide claims, held against what is measured here, claim by claim.
 
-    python -m benchmarks claims [--nsl-kdd ../shared/data/nsl_kdd] [--seeds 3] [--write]
+    python -m benchmarks claims [--nsl-kdd ../shared/data/nsl_kdd] [--seeds 3] [--keep FOLDER] [--write]
 
 The guide names figures without saying on which traffic, machine or chip they were measured. Each is asked of the
 family it is made for, on simulated held-out days and, where its files are there, on NSL-KDD's official test file. A
 share is *confirmed* where the whole 95 % interval meets it, *refuted* where none of it does, and *open* in between. A
-claim about a family that isn't installed, or a chip that isn't here, is *not measurable here*.
+claim about a family that isn't installed, or a chip that isn't here, is *not measurable here*. Trainings are those of
+`benchmarks families`; with `--keep FOLDER` the two share them.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import numpy as np
 
 from benchmarks._pages import circumstances, table, write_section
 from benchmarks._splits import split_of
+from benchmarks.families import trained
+from robustidps.bundle import open_bundle
 from robustidps.errors import RobustIDPSError
 from robustidps.evaluation.evaluate import evaluate
 from robustidps.evaluation.report import Evaluation, Interval
-from robustidps.families import discover, family_settings, get_family
+from robustidps.families import discover
 from robustidps.traffic.splits import Split
-from robustidps.training import train_bundle
 
 MINUTES = 6
 Verdict = Literal["confirmed", "refuted", "open", "not measurable here"]
@@ -60,7 +62,11 @@ CLAIMS = (
     Claim("quantum 1.0.0: false-positive rate 0.009", "quantum", "false_positive_rate", most=0.009),
     Claim("spiking: latency under 1 ms", "spiking", "latency_p99_ms", most=1.0),
     Claim("spiking: 100 times lower latency", "spiking", "latency_p50_ms", speedup=100.0),
-    Claim("spiking on Loihi: under 30 mW", "spiking", why_not="needs the chip and a power meter"),
+    Claim(
+        "spiking on Loihi: under 30 mW",
+        "spiking",
+        why_not="needs the chip and a power meter; `export loihi` estimates it",
+    ),
     Claim("spiking: 1000 times less energy", "spiking", why_not="needs the chip, and a power meter on both machines"),
 )
 TIMED = frozenset(("latency_p50_ms", "latency_p99_ms", "throughput_rows_per_second"))
@@ -90,6 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks claims", description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each family")
     parser.add_argument("--nsl-kdd", type=Path, default=Path("../shared/data/nsl_kdd"), help="folder with its files")
+    parser.add_argument("--keep", type=Path, help="folder that keeps bundles and figures for another run")
     parser.add_argument("--write", action="store_true", help="rewrite the section of docs/evaluation.md")
     arguments = parser.parse_args()
     usable = {name for name, info in discover().items() if info.problem is None}
@@ -100,8 +107,9 @@ def main() -> int:
         except RobustIDPSError as error:
             print(f"NSL-KDD left out: {error}")
         asked = sorted({claim.family for claim in CLAIMS} & usable | {PLAIN})
+        keep = arguments.keep or Path(folder)
         found = {
-            (family, name): measure(family, name, split, arguments.seeds, Path(folder))
+            (family, name): measure(family, name, split, arguments.seeds, keep)
             for family in asked
             for name, split in splits.items()
         }
@@ -112,16 +120,12 @@ def main() -> int:
     return 0
 
 
-def measure(family: str, dataset: str, split: Split, seeds: int, folder: Path) -> Measured:
-    """Trains and evaluates as `robustidps train` does; only the first seed is timed."""
-    kind = get_family(family)
-    evaluations = []
-    for seed in range(seeds):
-        out = folder / f"{family}-{dataset}-{seed}"
-        settings = family_settings(kind, {"seed": seed})
-        trained = train_bundle(kind, settings, split.train, split.validation, name=family, version="1.0.0", out=out)
-        evaluations.append(evaluate(trained.bundle, split.test, dataset=dataset, timing=seed == 0)[0])
-    return Measured(dataset, tuple(evaluations))
+def measure(family: str, dataset: str, split: Split, seeds: int, keep: Path) -> Measured:
+    """Trained and judged as `benchmarks families` does; the first seed is timed."""
+    ones = [trained(family, seed, split, dataset, keep) for seed in range(seeds)]
+    with open_bundle(ones[0].folder) as bundle:
+        timed, _ = evaluate(bundle, split.test, dataset=dataset, timing=True)
+    return Measured(dataset, (timed, *(one.evaluation for one in ones[1:])))
 
 
 def judge(claim: Claim, figure: Interval) -> Verdict:
