@@ -37,5 +37,7 @@ def embedded(settings: Settings) -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
     }
+    if settings.prefect_url:
+        defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = settings.prefect_url
     for key, value in defaults.items():
         os.environ.setdefault(key, value)

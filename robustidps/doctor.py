@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from robustidps.errors import RobustIDPSError, printable
+import sqlalchemy as sa
+
+from robustidps.errors import MissingExtraError, RobustIDPSError, UnavailableError, printable
 from robustidps.families import discover
 from robustidps.plugins import ANY
+from robustidps.registry.state import StateStore
 from robustidps.settings import Settings, writable
 
 __all__ = ["Finding", "examine"]
@@ -42,6 +47,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _guarded("state store", lambda: _state(settings))
     yield _guarded("decision ledger", lambda: _ledger(settings))
     yield _guarded("MLflow", lambda: _mlflow(settings))
+    if settings.artifacts_uri:
+        yield _guarded("artefacts", lambda: _artifacts(settings))
+    if settings.prefect_url:
+        yield _guarded("Prefect's database", lambda: _prefect(settings))
 
 
 def _guarded(what: str, look: Callable[[], Finding]) -> Finding:
@@ -136,3 +145,35 @@ def _mlflow(settings: Settings) -> Finding:
     tracking = ModelRegistry(settings=settings).tracking
     tracking.ping()
     return Finding("MLflow", "ok", tracking.where)
+
+
+def _artifacts(settings: Settings) -> Finding:
+    from robustidps.registry.objects import check_bucket
+
+    uri = str(settings.artifacts_uri)
+    if uri.startswith("s3:"):
+        check_bucket(uri)
+    else:
+        folder = Path(uri.removeprefix("file://"))
+        with writable(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder):
+                pass
+    return Finding("artefacts", "ok", f"{uri} can be written")
+
+
+def _prefect(settings: Settings) -> Finding:
+    if importlib.util.find_spec("asyncpg") is None:
+        raise MissingExtraError("asyncpg", "postgresql")
+    # The same database by our own driver: whether it answers, and nothing more.
+    address = str(settings.prefect_database_url)
+    store = StateStore(re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql:", address), settings.home / "locks")
+    try:
+        with store.engine.connect():
+            return Finding("Prefect's database", "ok", store.where)
+    except sa.exc.SQLAlchemyError as error:
+        raise UnavailableError(
+            f"doesn't answer: {str(error).splitlines()[0]}", where=store.where, remedy="check prefect_database_url"
+        ) from None
+    finally:
+        store.close()

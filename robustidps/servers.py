@@ -99,7 +99,7 @@ def _running(
     # Not on the command line, which every user of the machine can read: it may hold a password.
     mlflow_env = base | {"MLFLOW_BACKEND_STORE_URI": settings.tracking_uri}
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
-    mlflow += ["--artifacts-destination", str(artifacts)]
+    mlflow += ["--artifacts-destination", settings.artifacts_uri or str(artifacts)]
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
     prefect_env = base | {
         "PREFECT_HOME": str(settings.folder("prefect")),
@@ -107,9 +107,11 @@ def _running(
         "PREFECT_API_URL": f"http://{HOST}:{prefect_port}/api",
         "PREFECT_UI_API_URL": f"http://{HOST}:{prefect_port}/api",
     }
+    if settings.prefect_url:
+        prefect_env["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = settings.prefect_url
     servers: list[Server] = []
     try:
-        if not settings.tracking_uri.startswith("http"):
+        if settings.tracking_is_embedded:
             servers.append(_start("MLflow", mlflow, f"http://{HOST}:{mlflow_port}", mlflow_env, logs))
         servers.append(_start("Prefect", prefect, f"http://{HOST}:{prefect_port}", prefect_env, logs))
         for server in servers:

@@ -71,9 +71,22 @@ class Settings(BaseSettings):
         default_factory=lambda: platformdirs.user_data_path("robustidps"),
         description="the folder that everything made lies under",
     )
-    mlflow_tracking_uri: str | None = Field(default=None, description="MLflow's address; default: SQLite in home")
+    mlflow_tracking_uri: str | None = Field(
+        default=None, repr=False, description="MLflow's address; default: SQLite in home"
+    )
     database_url: str | None = Field(
-        default=None, description="the state store's SQLAlchemy URL; default: SQLite in home"
+        default=None, repr=False, description="the state store's SQLAlchemy URL; default: SQLite in home"
+    )
+    artifacts_uri: str | None = Field(
+        default=None,
+        description="where MLflow's artefacts go: s3://BUCKET/PREFIX, file:///FOLDER; default: artifacts/ in home, or "
+        "what an MLflow server decides (docs/scaling.md)",
+    )
+    mlflow_database_url: str | None = Field(
+        default=None, repr=False, description="the database of an MLflow server, for backup and restore"
+    )
+    prefect_database_url: str | None = Field(
+        default=None, repr=False, description="Prefect's database; default: SQLite in home/prefect"
     )
     author: str = Field(default="unknown", max_length=200, description="recorded as the author of new versions")
     alerts_per_analyst: float = Field(
@@ -99,6 +112,15 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return _home(value)
 
+    @field_validator("artifacts_uri")
+    @classmethod
+    def _artifacts(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(
+            r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w./-]*)?|file:///\S*", value
+        ):
+            raise ValueError("must be s3://BUCKET/PREFIX or file:///FOLDER; credentials come from the environment")
+        return value.rstrip("/") if value else value
+
     @field_validator("plugins", mode="before")
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
@@ -115,7 +137,18 @@ class Settings(BaseSettings):
 
     @property
     def tracking_uri(self) -> str:
-        return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+        """MLflow's address, with the driver that the extra `postgresql` brings."""
+        uri = self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+        return _with_driver(uri, "psycopg")
+
+    @property
+    def tracking_is_embedded(self) -> bool:
+        """Whether MLflow runs in this process, on its database, and not as a server elsewhere."""
+        return not self.tracking_uri.startswith(("http:", "https:"))
+
+    @property
+    def prefect_url(self) -> str | None:
+        return _with_driver(self.prefect_database_url, "asyncpg") if self.prefect_database_url else None
 
     @property
     def state_url(self) -> str:
@@ -145,6 +178,10 @@ class Settings(BaseSettings):
         file = _home(Path(home)) / "settings.yaml"
         content = _read_yaml(file) if exists(file) else {}
         return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=content)
+
+
+def _with_driver(url: str, driver: str) -> str:
+    return re.sub(r"^(postgres|postgresql)://", f"postgresql+{driver}://", url)
 
 
 def _home(path: Path) -> Path:
@@ -282,7 +319,8 @@ def config_error(error: ValidationError, where: object, model: type[BaseModel] |
         ):  # keys that don't fit each other; the message names them
             parts.append(item["msg"].removeprefix("Value error, "))
         else:
-            parts.append(f"'{printable(key)}' = {printable(repr(item.get('input')), 60)}: {item['msg']}")
+            shown = re.sub(r"//[^/@\s]*@", "//***@", repr(item.get("input")))  # an address may hold a password
+            parts.append(f"'{printable(key)}' = {printable(shown, 60)}: {item['msg']}")
     known = f"known keys: {', '.join(model.model_fields)}" if model and "unknown key" in parts[0] else None
     return ConfigError("; ".join(parts), where=where, remedy=known)
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from robustidps.errors import BundleError, NotFoundError, printable
 from robustidps.registry import state
-from robustidps.registry.ledger import Decision, Ledger, approval, canonical, require_registered
+from robustidps.registry.ledger import Decision, Entry, Ledger, approval, canonical, require_registered
 from robustidps.registry.metadata import check_version, version_key
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, assignment_record, version_record
-from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, alias_of, stage_of
+from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, STAGE_MOVES, Stage, alias_of, replay, stage_of
 from robustidps.registry.transitions import standing_of
 from robustidps.settings import check_name
 
 __all__ = ["Catalogue"]
+
+_DECISION = state.decision.c
 
 
 class Catalogue:
@@ -54,7 +57,8 @@ class Catalogue:
         check_name(name)
         with self.store.read() as connection:
             rows = connection.execute(sa.select(state.version).where(state.version.c.model == name)).mappings().all()
-            standing = standing_of(self.ledger.of_model(connection, name))
+            moves = sa.select(_DECISION.action, _DECISION.version, _DECISION.to_stage).where(_DECISION.model == name)
+            standing = replay((a, v, s) for a, v, s in connection.execute(moves.order_by(_DECISION.seq)))
         if not rows:
             raise self._unknown(name)
         records = [version_record(row, stage_of(standing, row["version"])) for row in rows]
@@ -62,13 +66,28 @@ class Catalogue:
 
     def version(self, name: str, version: str) -> VersionRecord:
         """One version. Raises NotFoundError naming those that exist."""
+        check_name(name)
         check_version(version)
+        column = state.version.c
+        with self.store.read() as connection:
+            query = sa.select(state.version).where(column.model == name, column.version == version)
+            row = connection.execute(query).mappings().first()
+            if row is not None:
+                return version_record(row, self._stage(connection, name, version))
         records = self.versions(name)
-        for record in records:
-            if record.version == version:
-                return record
         known = ", ".join(r.version for r in records[-8:])
         raise NotFoundError("no such version", where=f"{name} {version}", remedy=f"there are: {known}")
+
+    def _stage(self, connection: Connection, name: str, version: str) -> Stage:
+        roles = state.assignment.c
+        query = sa.select(roles.production, roles.staging).where(roles.model == name)
+        production, staging = connection.execute(query).first() or (None, None)
+        if version in (production, staging):
+            return "Production" if version == production else "Staging"
+        moved = sa.exists().where(
+            _DECISION.model == name, _DECISION.version == version, _DECISION.action.in_(STAGE_MOVES)
+        )
+        return "Archived" if connection.execute(sa.select(moved)).scalar() else "None"
 
     def assignment(self, name: str) -> Assignment:
         """Where a model stands; its `generation` is what `transition` compares. Raises NotFoundError."""
@@ -156,15 +175,17 @@ class Catalogue:
         self._require_registered(record, decisions)
         return record
 
-    def _checked(self, name: str) -> list[Decision]:
+    def _checked(self, name: str) -> list[Entry]:
         with self.store.read() as connection:
-            return self.ledger.checked_of_model(connection, name)
+            return self.ledger.checked(connection, name)
 
-    def _require_registered(self, record: VersionRecord, decisions: list[Decision]) -> None:
+    def _require_registered(self, record: VersionRecord, decisions: list[Entry]) -> None:
         held_out = None if record.held_out is None else canonical(record.held_out)
-        require_registered(decisions, record.model, record.version, record.digest, held_out)
+        with self.store.read() as connection:
+            registered = self.ledger.registration(connection, decisions, record.model, record.version)
+        require_registered(registered, record.model, record.version, record.digest, held_out)
 
-    def _latest(self, name: str, decisions: list[Decision]) -> str | None:
+    def _latest(self, name: str, decisions: list[Entry]) -> str | None:
         standing = standing_of(decisions)
         fallen = {d.from_version for d in decisions if d.action == "rollback"} - set(standing.tenures)
         withdrawn = {d.version for d in decisions if d.action == "withdraw"}

@@ -5,6 +5,11 @@ changed, removed from the middle, put in or reordered without `verify` naming it
 that its end was cut off. So the end is kept in two more places: the signed `ledger_head` row beside it, and the
 *witness*, a small file outside the database. What that leaves open is in `docs/threat-model.md`.
 
+Two ways of checking. `verify` asks everything of everything: each hash, each signature, the chain, its end, the tables.
+`checked` is what every move and every load goes through: it hashes every record anew and follows the chain to the
+signed head, whose one signature stands for all of them, since no other content gives that last hash. What it has read
+it keeps in memory for `MEMORY_S` and reads on from there: an edit made meanwhile can't reach what is kept.
+
 A record's hash is SHA-256 over its canonical JSON (sorted keys, no blanks, ASCII) without `hash` and `signature`; the
 signature is over the same bytes, each behind a prefix of its own.
 """
@@ -14,11 +19,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from filelock import FileLock
@@ -27,15 +35,17 @@ from sqlalchemy.engine import Connection, RowMapping
 from robustidps.errors import LedgerError, printable
 from robustidps.registry import state
 from robustidps.registry.keys import InstallationKey, write_atomically
-from robustidps.registry.stages import APPROVED, Standing, advance
+from robustidps.registry.stages import APPROVED, Course, Standing
 from robustidps.settings import writable
 
-__all__ = ["Decision", "Ledger", "LedgerReport", "Problem", "canonical"]
+__all__ = ["Decision", "Entry", "Ledger", "LedgerReport", "Problem", "canonical"]
 
 Row = Mapping[str, Any] | RowMapping
 GENESIS = "0" * 64
 RECORD_PREFIX = b"robustidps ledger record 1\n"
 HEAD_PREFIX = b"robustidps ledger head 1\n"
+MEMORY_S = 60.0
+"""How long a process goes on from what it has checked, before it hashes every record anew."""
 REMEDY = "restore the state store from a backup; find out who can write to it"
 
 
@@ -84,7 +94,7 @@ class Decision:
     rule_set: str | None
     verdict: str
     reasons: tuple[str, ...]
-    evidence: dict[str, Any] = field(repr=False)
+    evidence_text: str = field(repr=False)
     bundle_digest: str | None
     generation: int
     standing: dict[str, str | None]
@@ -100,7 +110,7 @@ class Decision:
             values = dict(row)
             values["time"] = datetime.fromisoformat(values["time"])
             values["reasons"] = tuple(json.loads(values["reasons"]))
-            values["evidence"] = json.loads(values["evidence"])
+            values["evidence_text"] = values.pop("evidence")
             values["standing"] = json.loads(values["standing"])
             if not isinstance(values["generation"], int):  # SQLite keeps any type in any column
                 raise ValueError("generation is not a number")
@@ -108,10 +118,51 @@ class Decision:
         except (ValueError, TypeError) as error:
             raise LedgerError(f"is not a decision: {error}", where=f"ledger row {row['seq']}", remedy=REMEDY) from None
 
+    @cached_property
+    def evidence(self) -> dict[str, Any]:
+        """What the decision rests on; read when asked for. Raises LedgerError where the column holds something else."""
+        try:
+            return dict(json.loads(self.evidence_text))
+        except (ValueError, TypeError) as error:
+            where = f"ledger row {self.seq}"
+            raise LedgerError(f"is not a decision: {error}", where=where, remedy=REMEDY) from None
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able content, for `--json`."""
-        plain = {k: getattr(self, k) for k in self.__dataclass_fields__}
+        plain = {k: getattr(self, k) for k in state.decision.columns.keys()}  # noqa: SIM118 - a collection of columns
         return plain | {"time": self.time.isoformat(), "reasons": list(self.reasons)}
+
+
+class Entry(NamedTuple):
+    """What of a checked record is kept in memory: all that says where versions stand, no evidence."""
+
+    seq: int
+    when: str
+    model: str
+    version: str | None
+    action: str
+    from_stage: str
+    to_stage: str
+    from_version: str | None
+    actor: str
+    verdict: str
+    bundle_digest: str | None
+    generation: int
+    hash: str
+
+    @property
+    def time(self) -> datetime:
+        return datetime.fromisoformat(self.when)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Records that were checked: the last one's number and hash, and what is kept of each, by model."""
+
+    since: float
+    seq: int
+    hash: str
+    of: dict[str, list[Entry]]
 
 
 @dataclass(frozen=True)
@@ -166,8 +217,42 @@ class LedgerReport:
         }
 
 
+# The same text as `canonical`, for a row of plain values, without walking through it in Python first.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+_COLUMNS = [column.name for column in state.decision.columns]
+_LAYOUT = [
+    (f'{"," if i else ""}"{name}":', _COLUMNS.index(name))
+    for i, name in enumerate(sorted(set(_COLUMNS) - {"hash", "signature"}))
+]
+_ENTRY = [_COLUMNS.index("time" if name == "when" else name) for name in Entry._fields]
+_SEQ, _HASH, _PREVIOUS, _MODEL = map(_COLUMNS.index, ("seq", "hash", "previous_hash", "model"))
+_quoted = json.encoder.encode_basestring_ascii
+
+
+def _quick_digest(values: Sequence[Any]) -> str:
+    """The hash of a record, from its columns in order; empty where a column holds what no record does."""
+    parts: list[str] = []
+    for before, index in _LAYOUT:
+        value = values[index]
+        if type(value) is str:
+            parts += (before, _quoted(value))
+        elif type(value) is int:
+            parts += (before, str(value))
+        elif value is None:
+            parts += (before, "null")
+        else:
+            return ""
+    return hashlib.sha256(("{" + "".join(parts) + "}").encode()).hexdigest()
+
+
 def _content(row: Row) -> bytes:
-    return canonical({k: v for k, v in row.items() if k not in ("hash", "signature")}).encode()
+    plain = {k: v for k, v in row.items() if k not in ("hash", "signature")}
+    try:
+        return _ENCODER.encode(plain).encode()
+    except (TypeError, ValueError):  # SQLite keeps any type in any column
+        return canonical(plain).encode()
 
 
 def _head_content(seq: int, digest: str) -> bytes:
@@ -185,6 +270,8 @@ class Ledger:
 
     key: InstallationKey
     witness: Path
+    _known: _Checked | None = field(default=None, init=False, repr=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def append(self, connection: Connection, record: Mapping[str, Any]) -> Decision:
         """Adds one record inside the caller's transaction.
@@ -237,19 +324,66 @@ class Ledger:
         query = sa.select(state.decision).where(state.decision.c.model == model).order_by(state.decision.c.seq)
         return [Decision.from_row(row) for row in connection.execute(query).mappings()]
 
-    def checked_of_model(self, connection: Connection, model: str) -> list[Decision]:
-        """All decisions about `model`, oldest first, each with hash and signature checked.
+    def checked(self, connection: Connection, model: str) -> list[Entry]:
+        """All decisions about `model`, oldest first; every record of the ledger was hashed and chained to its end.
 
         Raises:
-            LedgerError: a record was changed or isn't ours; names the row.
+            LedgerError: a record was changed, removed or put in, of whichever model; names the row.
         """
-        query = sa.select(state.decision).where(state.decision.c.model == model).order_by(state.decision.c.seq)
-        found = []
-        for row in connection.execute(query).mappings():
-            for what in self._problems_of(row):
-                raise LedgerError(what, where=f"ledger row {row['seq']}", remedy=REMEDY)
-            found.append(Decision.from_row(row))
-        return found
+        with self._lock:
+            seen = self._witnessed()  # before the first query, as in `verify`
+            known = self._remembered(connection) or _Checked(time.monotonic(), 0, GENESIS, {})
+            seq, before, of = known.seq, known.hash, known.of
+            query = sa.select(state.decision).where(state.decision.c.seq > seq).order_by(state.decision.c.seq)
+            for values in connection.execute(query.execution_options(yield_per=2000)):
+                self._require_next(values, seq, before)
+                of.setdefault(values[_MODEL], []).append(Entry(*[values[i] for i in _ENTRY]))
+                seq, before = values[_SEQ], values[_HASH]
+            end = [{"seq": seq, "hash": before}] if seq else []
+            LedgerReport(0, tuple(self._problems_of_end(connection, end, seen)), "", ()).require()
+            self._known = _Checked(known.since, seq, before, of)
+            return list(of.get(model, ()))
+
+    def _remembered(self, connection: Connection) -> _Checked | None:
+        """What was checked a short while ago, if the ledger still goes through that record."""
+        known, self._known = self._known, None  # whatever raises from here on, nothing half-read is kept
+        if known is None or time.monotonic() - known.since > MEMORY_S:
+            return None
+        column = state.decision.c
+        there = connection.execute(sa.select(column.hash).where(column.seq == known.seq)).scalar()
+        return known if there == known.hash else None
+
+    def _require_next(self, values: Sequence[Any], seq: int, before: str) -> None:
+        """Raises LedgerError unless a record is whole and continues from record `seq`, whose hash is `before`."""
+        problem = None
+        found = values[_SEQ]
+        if found != seq + 1:
+            problem = Problem(seq + 1, "is missing: it was deleted")
+        elif values[_HASH] != _quick_digest(values):
+            row = dict(zip(_COLUMNS, values, strict=True))
+            if values[_HASH] != hashlib.sha256(_content(row)).hexdigest():
+                problem = Problem(found, "was changed after it was written")
+        if problem is None and values[_PREVIOUS] != before:
+            problem = Problem(found, "does not continue from the row before it")
+        if problem:
+            LedgerReport(0, (problem,), "", ()).require()
+
+    def registration(
+        self, connection: Connection, entries: Iterable[Entry], model: str, version: str
+    ) -> Decision | None:
+        """The decision that registered a version, whole; `entries` are the model's, checked.
+
+        Raises:
+            LedgerError: it is no longer the record that was checked.
+        """
+        entry = next((e for e in entries if e.action == "register" and e.version == version), None)
+        if entry is None:
+            return None
+        query = sa.select(state.decision).where(state.decision.c.seq == entry.seq)
+        row = connection.execute(query).mappings().first()
+        if row is None or hashlib.sha256(_content(row)).hexdigest() != entry.hash:
+            raise LedgerError("was changed after it was written", where=f"ledger row {entry.seq}", remedy=REMEDY)
+        return Decision.from_row(row)
 
     def verify(self, connection: Connection, *, model: str | None = None) -> LedgerReport:
         """Checks every record, the chain, its end, and that `assignment` and `version` say what the ledger says.
@@ -261,7 +395,7 @@ class Ledger:
         problems: list[Problem] = []
         rows = list(connection.execute(sa.select(state.decision).order_by(state.decision.c.seq)).mappings())
         before, expected, keys = GENESIS, 1, set()
-        standings: dict[str, Standing] = {}
+        standings: dict[str, Course] = {}
         decisions: dict[str, list[Decision]] = {}
         for row in rows:
             seq = row["seq"]
@@ -280,19 +414,15 @@ class Ledger:
             problems += _against_tables(connection, standings, decisions, model)
         return LedgerReport(len(rows), tuple(problems), before, tuple(sorted(keys)))
 
-    def _replayed(
-        self, row: Row, standings: dict[str, Standing], decisions: dict[str, list[Decision]]
-    ) -> list[Problem]:
+    def _replayed(self, row: Row, standings: dict[str, Course], decisions: dict[str, list[Decision]]) -> list[Problem]:
         try:
             decision = Decision.from_row(row)
-            standing = advance(
-                standings.get(decision.model, Standing()), decision.action, decision.version, decision.to_stage
-            )
+            course = standings.setdefault(decision.model, Course())
+            course.take(decision.action, decision.version, decision.to_stage)
         except Exception as error:  # noqa: BLE001 - whatever an edited row provokes, it is that row's problem
             return [Problem(row["seq"], f"is not a decision that could have been taken: {error}", row["model"])]
-        standings[decision.model] = standing
         decisions.setdefault(decision.model, []).append(decision)
-        if decision.standing != standing.roles():
+        if decision.standing != course.roles():
             return [Problem(decision.seq, "records another standing than the decisions so far give", decision.model)]
         return []
 
@@ -364,14 +494,14 @@ class Ledger:
 
 
 def _against_tables(
-    connection: Connection, standings: dict[str, Standing], decisions: dict[str, list[Decision]], model: str | None
+    connection: Connection, standings: dict[str, Course], decisions: dict[str, list[Decision]], model: str | None
 ) -> Iterable[Problem]:
     """Where `assignment` and `version` say something else than the ledger."""
     rows = {row["model"]: row for row in connection.execute(sa.select(state.assignment)).mappings()}
     for name in sorted(set(rows) | set(standings)):
         if model is not None and name != model:
             continue
-        roles = standings.get(name, Standing()).roles()
+        roles = standings[name].roles() if name in standings else Standing().roles()
         row = rows.get(name) or {"generation": 0, **dict.fromkeys(roles)}
         for role, expected in roles.items():
             if row[role] != expected:
@@ -414,16 +544,15 @@ def contradiction(registered: Decision, digest: str | None, held_out: str | None
 
 
 def require_registered(
-    decisions: Iterable[Decision], model: str, version: str, digest: str | None, held_out: str | None
+    registered: Decision | None, model: str, version: str, digest: str | None, held_out: str | None
 ) -> None:
-    """Raises LedgerError unless a checked decision registered the version just as the version table has it."""
-    registered = next((d for d in decisions if d.action == "register" and d.version == version), None)
+    """Raises LedgerError unless the checked decision `registered` entered the version just as the table has it."""
     problem = "no decision registers it" if registered is None else contradiction(registered, digest, held_out)
     if problem:
         raise LedgerError(problem, where=f"{model} {version}", remedy=REMEDY)
 
 
-def approval(decisions: Iterable[Decision], version: str, stage: str | None = None) -> Decision | None:
+def approval(decisions: Iterable[Entry], version: str, stage: str | None = None) -> Entry | None:
     """The newest decision that put `version` into `stage` (or any stage) with an approving verdict."""
     found = None
     for entry in decisions:

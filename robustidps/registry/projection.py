@@ -42,8 +42,12 @@ class Projection:
         with self.store.read() as connection:
             return [str(model) for model in connection.execute(query.order_by(state.assignment.c.model)).scalars()]
 
-    def complete(self, name: str) -> list[str]:
+    def complete(self, name: str, *, whole: bool = True) -> list[str]:
         """Brings MLflow in line with the state of `name`; what was changed, one sentence each.
+
+        Args:
+            whole: look at every version's tag; else only at those that were moved since the picture was last drawn,
+                which takes as long with ten thousand versions as with ten.
 
         Raises:
             RegistryUnavailableError: MLflow doesn't answer; what is missing stays pending.
@@ -51,11 +55,11 @@ class Projection:
             ConflictError: another process is drawing and doesn't end.
         """
         with self.store.lock(f"project-{name}"):
-            generation, roles, stages, numbers, end = self._wanted(name)
+            generation, roles, stages, numbers, end = self._wanted(name, whole)
             changes = []
             with self.tracking.errors():
                 client = self.tracking.client
-                aliases = dict(client.get_registered_model(name).aliases)
+                aliases = self.tracking.aliases(name, ALIASES)
                 for alias in ALIASES:
                     wanted, actual = numbers.get(roles[alias] or ""), aliases.get(alias)
                     if wanted is None and actual is not None:
@@ -65,7 +69,7 @@ class Projection:
                         client.set_registered_model_alias(name, alias, str(wanted))
                         changes.append(f"{name}: alias {alias} set to {roles[alias]} (MLflow version {wanted})")
                     step(f"project.{alias}")
-                changes += self._tag(client, name, stages, numbers)
+                changes += self._tag(client, name, stages, numbers, whole)
                 step("project.tags")
                 if end:
                     client.set_registered_model_tag(name, f"{TAG}ledger", end)
@@ -82,33 +86,36 @@ class Projection:
             step("project.applied")
             return changes
 
-    def _wanted(self, name: str) -> tuple[int, dict[str, str | None], dict[str, str], dict[str, int], str]:
+    def _wanted(self, name: str, whole: bool) -> tuple[int, dict[str, str | None], dict[str, str], dict[str, int], str]:
+        """Generation, version by role, stage and MLflow number by version, the ledger's end.
+
+        Unless `whole`, versions are those in a role and those that decisions after `applied_generation` are about.
+        """
         with self.store.read() as connection:
-            decisions = self.ledger.checked_of_model(connection, name)
+            decisions = self.ledger.checked(connection, name)
             standing = standing_of(decisions)
-            rows = connection.execute(sa.select(state.version).where(state.version.c.model == name)).mappings().all()
-            query = sa.select(state.assignment.c.generation).where(state.assignment.c.model == name)
-            generation = connection.execute(query).scalar() or 0
+            facts = [(d.action, d.version, d.to_stage) for d in decisions]
+            roles = standing.roles() | {alias: alias_of(facts, alias) for alias in HARDWARE}
+            column = state.assignment.c
+            query = sa.select(column.generation, column.applied_generation).where(column.model == name)
+            generation, applied = connection.execute(query).first() or (0, 0)
+            versions = sa.select(state.version).where(state.version.c.model == name)
+            if not whole:
+                moved = [d for d in decisions if d.generation > applied]
+                touched = {*roles.values(), *(d.version for d in moved), *(d.from_version for d in moved)} - {None}
+                versions = versions.where(state.version.c.version.in_(sorted(str(v) for v in touched)))
+            rows = connection.execute(versions).mappings().all()
         numbers = {row["version"]: row["mlflow_version"] for row in rows if row["mlflow_version"] is not None}
         stages = {
             row["version"]: "Withdrawn" if row["status"] == "withdrawn" else stage_of(standing, row["version"])
             for row in rows
         }
         end = f"{decisions[-1].seq}:{decisions[-1].hash}" if decisions else ""
-        facts = [(d.action, d.version, d.to_stage) for d in decisions]
-        roles = standing.roles() | {alias: alias_of(facts, alias) for alias in HARDWARE}
         return generation, roles, stages, numbers, end
 
-    def _tag(self, client: Any, name: str, stages: dict[str, str], numbers: dict[str, int]) -> list[str]:
+    def _tag(self, client: Any, name: str, stages: dict[str, str], numbers: dict[str, int], whole: bool) -> list[str]:
+        shown = self.tracking.tags(name, f"{TAG}stage", None if whole else numbers.values())
         changes = []
-        shown: dict[str, str | None] = {}
-        token = None
-        while True:
-            page = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
-            shown |= {str(found.version): found.tags.get(f"{TAG}stage") for found in page}
-            token = page.token
-            if not token:
-                break
         for version, number in numbers.items():
             if str(number) in shown and shown[str(number)] != stages[version]:
                 client.set_model_version_tag(name, str(number), f"{TAG}stage", stages[version])

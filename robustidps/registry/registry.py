@@ -633,7 +633,11 @@ class ModelRegistry(Catalogue):
         Raises:
             RegistryUnavailableError: MLflow doesn't answer; it stays pending.
         """
-        return [change for pending in self.projection.pending(name) for change in self.projection.complete(pending)]
+        return [
+            change
+            for pending in self.projection.pending(name)
+            for change in self.projection.complete(pending, whole=False)
+        ]
 
     def repair(self) -> list[str]:
         """Finishes or reports registrations that were cut short, keeps the bundles that rollbacks need, and brings

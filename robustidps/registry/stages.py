@@ -16,8 +16,8 @@ compares.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Literal, cast
+from dataclasses import dataclass
+from typing import Literal
 
 from robustidps.errors import InputError, RefusedError, printable
 
@@ -28,6 +28,8 @@ __all__ = [
     "MOVES",
     "RECORDS",
     "STAGES",
+    "STAGE_MOVES",
+    "Course",
     "Stage",
     "Standing",
     "advance",
@@ -45,7 +47,8 @@ APPROVED = "promote"
 HARDWARE = ("loihi",)
 ALIAS = "alias"
 # What a decision can do: move something, or be on record alone.
-MOVES = ("promote", "rollback", "archive", "withdraw", ALIAS)
+STAGE_MOVES = ("promote", "rollback", "archive", "withdraw")
+MOVES = (*STAGE_MOVES, ALIAS)
 RECORDS = ("register", "refuse", "approve", "alarm", "review", "freeze", "thaw", "restore")
 
 
@@ -89,6 +92,61 @@ def stage_of(standing: Standing, version: str) -> Stage:
     return "Archived" if version in standing.seen else "None"
 
 
+class Course:
+    """A standing that decisions are applied to one after the other, however many there are."""
+
+    def __init__(self, standing: Standing | None = None) -> None:
+        begun = standing or Standing()
+        self.production, self.staging = begun.production, begun.staging
+        self.tenures = dict.fromkeys(begun.tenures)
+        self.seen = set(begun.seen)
+
+    @property
+    def previous(self) -> str | None:
+        return next((v for v in reversed(self.tenures) if v != self.production), None)
+
+    def roles(self) -> dict[str, str | None]:
+        return {"production": self.production, "previous": self.previous, "staging": self.staging}
+
+    def standing(self) -> Standing:
+        return Standing(self.production, self.staging, tuple(self.tenures), frozenset(self.seen))
+
+    def take(self, action: str, version: str | None, to_stage: str) -> None:
+        """Applies one decision; arguments and errors as for `advance`."""
+        if action not in STAGE_MOVES:
+            return
+        if version is None:
+            raise RefusedError(f"{action} without a version")
+        if action == "promote" and to_stage == "Production":
+            self.tenures.pop(version, None)
+            self.tenures[version] = None
+            self.production = version
+        elif action == "promote" and to_stage == "Staging":
+            if version == self.production:
+                raise RefusedError("is in Production; it can't be in Staging as well", where=version)
+            self.staging = version
+            self.seen.add(version)
+            return
+        elif action == "rollback":
+            previous = self.previous
+            if previous is None:
+                raise RefusedError("there is no previous version to go back to")
+            if version != previous:
+                raise RefusedError(f"a rollback goes to the previous version, {previous}", where=version)
+            self.tenures.pop(self.production or "", None)
+            self.production = version
+        elif action == "archive":
+            self.production = None if version == self.production else self.production
+        elif action == "withdraw":
+            if version == self.production:
+                raise RefusedError("is in Production", where=version, remedy="roll back first, then withdraw it")
+            self.tenures.pop(version, None)
+        else:
+            raise RefusedError(f"{action} to {to_stage} is not a move")
+        self.staging = None if self.staging == version else self.staging
+        self.seen.add(version)
+
+
 def advance(standing: Standing, action: str, version: str | None, to_stage: str) -> Standing:
     """The standing after one decision.
 
@@ -99,34 +157,11 @@ def advance(standing: Standing, action: str, version: str | None, to_stage: str)
     Raises:
         RefusedError: the move makes no sense from here; nothing is ever half-applied.
     """
-    if action not in ("promote", "rollback", "archive", "withdraw"):
+    if action not in STAGE_MOVES:
         return standing
-    if version is None:
-        raise RefusedError(f"{action} without a version")
-    seen = standing.seen | {version}
-    staging = None if standing.staging == version else standing.staging
-    others = tuple(v for v in standing.tenures if v != version)
-    if action == "promote" and to_stage == "Production":
-        return Standing(version, staging, (*others, version), seen)
-    if action == "promote" and to_stage == "Staging":
-        if version == standing.production:
-            raise RefusedError("is in Production; it can't be in Staging as well", where=version)
-        return replace(standing, staging=version, seen=seen)
-    if action == "rollback":
-        if standing.previous is None:
-            raise RefusedError("there is no previous version to go back to")
-        if version != standing.previous:
-            raise RefusedError(f"a rollback goes to the previous version, {standing.previous}", where=version)
-        kept = tuple(v for v in standing.tenures if v != standing.production)
-        return Standing(version, staging, kept, seen)
-    if action == "archive":
-        production = None if version == standing.production else standing.production
-        return Standing(production, staging, standing.tenures, seen)
-    if action == "withdraw":
-        if version == standing.production:
-            raise RefusedError("is in Production", where=version, remedy="roll back first, then withdraw it")
-        return Standing(standing.production, staging, others, seen)
-    raise RefusedError(f"{action} to {to_stage} is not a move")
+    course = Course(standing)
+    course.take(action, version, to_stage)
+    return course.standing()
 
 
 def alias_of(decisions: Iterable[tuple[str, str | None, str]], alias: str) -> str | None:
@@ -142,7 +177,7 @@ def alias_of(decisions: Iterable[tuple[str, str | None, str]], alias: str) -> st
 
 def replay(decisions: Iterable[tuple[str, str | None, str]]) -> Standing:
     """The standing after all of one model's decisions, given as (action, version, to_stage), oldest first."""
-    standing = Standing()
+    course = Course()
     for action, version, to_stage in decisions:
-        standing = advance(standing, action, version, cast(Stage, to_stage))
-    return standing
+        course.take(action, version, to_stage)
+    return course.standing()

@@ -422,7 +422,7 @@ def _make_engine(url: str) -> Engine:
         engine = sa.create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
     except ModuleNotFoundError as error:
         raise UnavailableError(
-            f"{error.name} is not installed", where="database_url", remedy=f"pip install '{error.name}[binary]'"
+            f"{error.name} is not installed", where="database_url", remedy="pip install 'robustidps[postgresql]'"
         ) from None
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustidps.errors import NotFoundError, RegistryUnavailableError, RobustIDPSError, StorageError
+from robustidps.registry.objects import s3_error
 from robustidps.settings import Settings, writable
 
 if TYPE_CHECKING:
@@ -116,6 +117,13 @@ class Tracking:
             yield
         except RobustIDPSError:
             raise
+        except ModuleNotFoundError as error:
+            from robustidps.errors import MissingExtraError
+
+            extra = {"boto3": "s3", "botocore": "s3", "psycopg": "postgresql"}.get(error.name or "")
+            if extra is None:
+                raise
+            raise MissingExtraError(str(error.name), extra) from None
         except OSError as error:
             if type(error).__module__.startswith("requests"):
                 raise self._unavailable(error) from error
@@ -124,6 +132,8 @@ class Tracking:
             raise  # pragma: no cover - `writable` has raised
         except Exception as error:
             module = type(error).__module__
+            if module.startswith(("boto", "s3transfer")) or "botocore" in str(error):
+                raise s3_error(error, self.settings.artifacts_uri or self.where) from error
             if module.startswith("mlflow"):
                 if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
                     raise NotFoundError(f"MLflow: {_without_password(str(error))}", where=self.where) from error
@@ -147,15 +157,14 @@ class Tracking:
         )
 
     def experiment(self, name: str) -> str:
-        """The id of the experiment `name`, made if missing; on local storage its artefacts lie under home."""
+        """The id of the experiment `name`, made if missing, its artefacts at `location`."""
         with self.errors():
             found = self.client.get_experiment_by_name(name)
             if found is not None:
                 if found.lifecycle_stage == "deleted":
                     self.client.restore_experiment(found.experiment_id)
                 return str(found.experiment_id)
-            local = self.settings.tracking_uri.startswith(("sqlite:", "file:"))
-            location = self.settings.folder("artifacts").joinpath(name).as_uri() if local else None
+            location = self.location(name)
             try:
                 return str(self.client.create_experiment(name, artifact_location=location))
             except Exception:  # another process made it in this moment
@@ -163,6 +172,14 @@ class Tracking:
                 if again is None:
                     raise
                 return str(again.experiment_id)
+
+    def location(self, experiment: str) -> str | None:
+        """Where an experiment's artefacts go by the settings; None where an MLflow server decides."""
+        if self.settings.artifacts_uri:
+            return f"{self.settings.artifacts_uri}/{experiment}"
+        if self.settings.tracking_is_embedded:
+            return self.settings.folder("artifacts").joinpath(experiment).as_uri()
+        return None
 
     def ping(self) -> None:
         """Raises RegistryUnavailableError unless MLflow answers."""
@@ -317,6 +334,44 @@ class Tracking:
         with self.errors():
             for found in self.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
                 self.client.delete_model_version(name, found.version)
+
+    def aliases(self, name: str, known: Iterable[str]) -> dict[str, str]:
+        """Which MLflow version bears each of the `known` aliases; one question each, as MLflow's own list of a model
+        takes the longer the more versions there are."""
+        found = {}
+        with self.errors():
+            client = self.client
+            from mlflow.exceptions import MlflowException
+
+            for alias in known:
+                try:
+                    found[alias] = str(client.get_model_version_by_alias(name, alias).version)
+                except MlflowException as error:
+                    if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+                        raise
+        return found
+
+    def tags(self, name: str, key: str, versions: Iterable[int] | None = None) -> dict[str, str | None]:
+        """A tag's value by MLflow version: of the named ones that are there, or of all."""
+        shown: dict[str, str | None] = {}
+        with self.errors():
+            if versions is not None:
+                from mlflow.exceptions import MlflowException
+
+                for version in versions:
+                    try:
+                        shown[str(version)] = self.client.get_model_version(name, str(version)).tags.get(key)
+                    except MlflowException as error:
+                        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                            raise
+                return shown
+            token = None
+            while True:
+                page = self.client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
+                shown |= {str(found.version): found.tags.get(key) for found in page}
+                token = page.token
+                if not token:
+                    return shown
 
     def tag_version(self, name: str, mlflow_version: int, tags: Mapping[str, str]) -> None:
         with self.errors():

@@ -7,7 +7,7 @@ A process that is killed leaves it done or not begun; of two that race, one is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from robustidps.errors import ConflictError, LedgerError, NotFoundError, RefusedError
 from robustidps.registry import state
-from robustidps.registry.ledger import REMEDY, Decision, Ledger, require_registered
-from robustidps.registry.stages import ALIAS, MOVES, Standing, advance, alias_of, stage_of
+from robustidps.registry.ledger import REMEDY, Decision, Entry, Ledger, require_registered
+from robustidps.registry.stages import ALIAS, MOVES, Course, Standing, advance, alias_of, stage_of
 from robustidps.registry.steps import step
 
 __all__ = ["Move", "commit", "standing_of"]
@@ -47,17 +47,17 @@ class Move:
         return self.action in MOVES
 
 
-def standing_of(decisions: list[Decision]) -> Standing:
+def standing_of(decisions: Sequence[Entry]) -> Standing:
     """Where a model stands after `decisions`. Raises LedgerError naming the row that can't have been taken."""
-    standing = Standing()
+    course = Course()
     for entry in decisions:
         try:
-            standing = advance(standing, entry.action, entry.version, entry.to_stage)
+            course.take(entry.action, entry.version, entry.to_stage)
         except RefusedError as error:
             raise LedgerError(
                 f"is not a decision that could have been taken: {error}", where=f"ledger row {entry.seq}", remedy=REMEDY
             ) from None
-    return standing
+    return course.standing()
 
 
 def commit(
@@ -83,7 +83,7 @@ def commit(
     """
     with store.write() as connection:
         row = _assignment_row(connection, move.model)
-        decisions = ledger.checked_of_model(connection, move.model)
+        decisions = ledger.checked(connection, move.model)
         standing = standing_of(decisions)
         for role, expected in standing.roles().items():
             if row[role] != expected:
@@ -99,7 +99,8 @@ def commit(
             )
         version = _version_row(connection, move)
         if move.action != "register":
-            require_registered(decisions, move.model, move.version, version["digest"], version["held_out"])
+            registered = ledger.registration(connection, decisions, move.model, move.version)
+            require_registered(registered, move.model, move.version, version["digest"], version["held_out"])
         before = stage_of(standing, move.version)
         if move.action in ("promote", "archive") and before == move.to_stage:
             raise ConflictError(_already(decisions, move), where=f"{move.model} {move.version}", remedy="nothing to do")
@@ -182,18 +183,18 @@ def _update_version(move: Move) -> sa.Update:
     return sa.update(state.version).where(state.version.c.model == move.model, state.version.c.version == move.version)
 
 
-def _said(decision: Decision) -> str:
+def _said(decision: Entry) -> str:
     where = f" to {decision.to_stage}" if decision.action in ("promote", "rollback") else ""
     return (
         f"{decision.action} of {decision.version}{where} by {decision.actor} at {decision.time:%Y-%m-%d %H:%M:%S} UTC"
     )
 
 
-def _meanwhile(decisions: list[Decision], expected: int) -> str:
+def _meanwhile(decisions: list[Entry], expected: int) -> str:
     since = [_said(d) for d in decisions if d.generation > expected and d.action in MOVES]
     return f"somebody else was first: {'; '.join(since[-3:]) or 'the assignment has moved on'}"
 
 
-def _already(decisions: list[Decision], move: Move) -> str:
+def _already(decisions: list[Entry], move: Move) -> str:
     moved = [d for d in decisions if d.version == move.version and d.to_stage == move.to_stage and d.action != "refuse"]
     return f"is in {move.to_stage} already{f' ({_said(moved[-1])})' if moved else ''}"

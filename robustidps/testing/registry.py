@@ -26,10 +26,6 @@ APPROVE = {"outcome": "promote", "reasons": ["9 of 9 rules"]}
 REFUSE = {"outcome": "reject", "reasons": ["accuracy 0.871 < 0.95"]}
 
 
-class _Page(list):
-    token = None
-
-
 @dataclass
 class _Client:
     """The few calls of MlflowClient that projection and registration make."""
@@ -54,9 +50,6 @@ class _Client:
 
     def set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
         self.versions[name, version].tags[key] = value
-
-    def search_model_versions(self, query: str, **unused: Any) -> _Page:
-        return _Page(v for v in self.versions.values() if query == f"name = '{v.name}'")
 
     def get_run(self, run_id: str) -> SimpleNamespace:
         return self.runs[run_id]
@@ -107,6 +100,14 @@ class MemoryTracking(Tracking):
 
     def log_text(self, run_id: str, text: str, path: str) -> None:
         self.client.runs[run_id].data.files.append(path)
+
+    def aliases(self, name: str, known: Iterable[str]) -> dict[str, str]:
+        return dict(self.client.get_registered_model(name).aliases)
+
+    def tags(self, name: str, key: str, versions: Iterable[int] | None = None) -> dict[str, str | None]:
+        wanted = None if versions is None else {str(v) for v in versions}
+        found = [v for v in self.client.versions.values() if v.name == name]
+        return {v.version: v.tags.get(key) for v in found if wanted is None or v.version in wanted}
 
     def upload_bundle(self, run_id: str, bundle: Path) -> None:
         self.ping()

@@ -295,3 +295,54 @@ def test_no_number_is_given_out_where_the_state_store_was_lost(home):
     with pytest.raises(LedgerError, match="cut off"):
         registry.reserve_version("toy")
     assert registry.models() == []
+
+
+def test_a_decision_hidden_by_naming_another_model_is_found_before_anything_is_built_on_it(home):
+    """Without row 6, the rollback, 1.1.0 would be in Production: the tables are made to say so, too."""
+    attack(
+        home,
+        "UPDATE decision SET model = 'other' WHERE seq IN (6, 7)",
+        "UPDATE assignment SET production = '1.1.0', previous = '1.0.0', staging = NULL, generation = 2, "
+        "applied_generation = 0",
+    )
+    registry = memory_registry(home)
+    for act in (
+        lambda: registry.load_model("toy", "production"),
+        lambda: registry.transition("toy", "1.0.0", "Staging", verdict=APPROVE),
+    ):
+        with pytest.raises(LedgerError, match="ledger row 6"):
+            act()
+
+
+def test_a_row_that_continues_from_an_edited_one_does_not_hide_the_edit(home):
+    """An edited row given its right hash, and the next row's link bent to it: the next row's own hash tells."""
+    row = rows(home)[4] | {"verdict": "promote"}
+    digest = ledgers.hashlib.sha256(ledgers._content(row)).hexdigest()
+    attack(home, "UPDATE decision SET verdict = 'promote', hash = ? WHERE seq = 5", parameters=(digest,))
+    attack(home, "UPDATE decision SET previous_hash = ? WHERE seq = 6", parameters=(digest,))
+    with pytest.raises(LedgerError, match="ledger row 6"):
+        memory_registry(home).load_model("toy", "production")
+
+
+def test_an_edit_behind_a_running_process_changes_nothing_there_and_is_found_within_the_minute(home, monkeypatch):
+    registry = memory_registry(home)
+    assert registry.resolve("toy", "production").version == "1.0.0"
+    attack(home, "UPDATE decision SET action = 'promote', version = '1.1.0' WHERE seq = 6")
+    assert registry.resolve("toy", "production").version == "1.0.0"  # from what it has checked
+    monkeypatch.setattr(ledgers, "MEMORY_S", 0.0)
+    with pytest.raises(LedgerError, match="ledger row 6"):
+        registry.resolve("toy", "production")
+
+
+def test_a_store_put_back_to_an_older_state_behind_a_running_process_is_found(home):
+    registry = memory_registry(home)
+    registry.resolve("toy", "production")
+    attack(home, "DELETE FROM decision WHERE seq = 7")
+    with pytest.raises(LedgerError, match="row 7"):
+        registry.resolve("toy", "production")
+
+
+def test_the_quick_digest_of_a_record_is_its_hash(home):
+    for row in rows(home):
+        assert ledgers._quick_digest(tuple(row[name] for name in ledgers._COLUMNS)) == row["hash"]
+    assert ledgers._quick_digest((*list(rows(home)[0].values())[:-1], b"x")) == rows(home)[0]["hash"]  # the signature
