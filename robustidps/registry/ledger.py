@@ -26,14 +26,16 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from robustidps.errors import LedgerError, printable
 from robustidps.registry import state
+from robustidps.registry.holds import pin_of
 from robustidps.registry.keys import InstallationKey, write_atomically
-from robustidps.registry.stages import APPROVED, Standing, advance
+from robustidps.registry.stages import APPROVED, OVERRIDE, Standing, advance
 from robustidps.settings import writable
 
 __all__ = ["Decision", "Ledger", "LedgerReport", "Problem", "canonical"]
 
 Row = Mapping[str, Any] | RowMapping
 GENESIS = "0" * 64
+PIN_COLUMNS = ("pinned_by", "pin_reason", "pinned_until")
 RECORD_PREFIX = b"robustidps ledger record 1\n"
 HEAD_PREFIX = b"robustidps ledger head 1\n"
 REMEDY = "restore the state store from a backup; find out who can write to it"
@@ -67,7 +69,8 @@ class Decision:
     action: one of `stages.MOVES` or `stages.RECORDS`.
     from_stage, to_stage: of `version`; a refusal's to_stage is the one that was asked for; an alias's is the alias.
     from_version: the version whose place it takes in to_stage; None if there was none.
-    verdict: `promote`, `hold` or `reject` where rules were asked, else `recorded`.
+    verdict: `promote`, `hold` or `reject` where rules were asked, `override` where a person went round them, `lost` of
+        a version that MLflow has lost for good, else `recorded`.
     standing: production, previous and staging of the model once this was decided; generation: the assignment's.
     """
 
@@ -379,6 +382,10 @@ def _against_tables(
         last = max((d.generation for d in decisions.get(name, [])), default=0)
         if row["generation"] != last:
             yield Problem(None, f"{name}: assignment is at generation {row['generation']}, the ledger at {last}", name)
+        pin = pin_of(decisions.get(name, []))
+        for column, expected in (pin.columns() if pin else dict.fromkeys(PIN_COLUMNS)).items():
+            if row.get(column) != expected:
+                yield Problem(None, f"{name}: assignment has {column} {row.get(column)}, the ledger {expected}", name)
     query = sa.select(state.version).where(state.version.c.status != "reserved")
     known = {(r["model"], r["version"]): (r["digest"], r["held_out"]) for r in connection.execute(query).mappings()}
     for name, entries in decisions.items():
@@ -427,7 +434,8 @@ def approval(decisions: Iterable[Decision], version: str, stage: str | None = No
     """The newest decision that put `version` into `stage` (or any stage) with an approving verdict."""
     found = None
     for entry in decisions:
-        moved = entry.action == "promote" and entry.verdict == APPROVED and entry.version == version
+        approved = entry.verdict in (APPROVED, OVERRIDE)
+        moved = entry.action == "promote" and approved and entry.version == version
         if moved and (stage is None or entry.to_stage == stage):
             found = entry
     return found
