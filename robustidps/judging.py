@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from robustidps.registry.registry import ModelRegistry
     from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["Case", "gather", "judge", "promote", "rule_set"]
+__all__ = ["Case", "gather", "held", "judge", "promote", "recorded", "rule_set", "weigh"]
 
 ORDER = ("Staging", "Production")
 """The stages a version passes through."""
@@ -211,7 +211,44 @@ class Outcome:
 
 def judge(registry: ModelRegistry, name: str, version: str, stage: str, **options: Any) -> Verdict:
     """What the rules say about moving a version to `stage`; changes nothing. Options as for `gather`."""
-    return gather(registry, name, version, **options).verdict(stage)
+    hold = held(registry, name, version, stage, options.get("rules"))
+    return hold or gather(registry, name, version, **options).verdict(stage)
+
+
+def held(registry: ModelRegistry, name: str, version: str, stage: str, rules: str | None = None) -> Verdict | None:
+    """The verdict *hold* where the model is frozen, or another version is pinned in Production; else None.
+
+    Raises:
+        NotFoundError, ConfigError.
+    """
+    from robustidps.promotion import RuleResult, Verdict
+
+    stands = registry.frozen(name) or (registry.pinned(name) if stage == "Production" else None)
+    if stands is None:
+        return None
+    chosen = rule_set(rules or (registry.version(name, version).held_out or {}).get("rules") or "default")
+    result = RuleResult(rule="held", passed=None, text=f"held: {stands}")
+    facts = {"rule_set": chosen.name, "rule_set_digest": chosen.digest, "left_out": chosen.left_out}
+    return Verdict(outcome="hold", stage=stage, results=[result], reasons=[result.text], **facts)
+
+
+def weigh(
+    registry: ModelRegistry, name: str, version: str, stage: str, **options: Any
+) -> tuple[Verdict, dict[str, Any]]:
+    """What the rules of every stage on the way to `stage` say, and the evidence; changes nothing.
+
+    For who takes a version to `stage` in one move, all or nothing. Options as for `gather`.
+
+    Returns:
+        The first verdict that isn't `promote`, or that on `stage`; and what the ledger keeps of the evidence.
+    """
+    if hold := held(registry, name, version, stage, options.get("rules")):
+        return hold, {}
+    staged = registry.assignment(name).staging == version
+    wanted = ORDER[staged : ORDER.index(stage) + 1]
+    case = gather(registry, name, version, **options)
+    verdicts = [case.verdict(target) for target in wanted]
+    return next((v for v in verdicts if v.outcome != "promote"), verdicts[-1]), recorded(case)
 
 
 def promote(
@@ -237,17 +274,20 @@ def promote(
         raise InputError(f"no stage {stage!r}", remedy=f"known: {', '.join(ORDER)}")
     assignment = registry.assignment(name)
     if assignment.production == version or (stage == "Staging" and assignment.staging == version):
-        held = "Production" if assignment.production == version else "Staging"
-        raise InputError(f"{name} {version} is in {held} already", remedy="nothing to do")
+        there = "Production" if assignment.production == version else "Staging"
+        raise InputError(f"{name} {version} is in {there} already", remedy="nothing to do")
     wanted = ORDER[: ORDER.index(stage) + 1]
     if assignment.staging == version:
         wanted = wanted[1:]
     generation = assignment.generation
+    if hold := held(registry, name, version, wanted[0], options.get("rules")):
+        registry.record_refusal(name, version, wanted[0], verdict=hold, actor=actor, reason=reason)
+        return [Outcome(wanted[0], hold, moved=False)]
     case = gather(registry, name, version, **options)
-    facts: dict[str, Any] = {"actor": actor, "rule_set": case.rules.name, "evidence": _recorded(case), "reason": reason}
+    facts: dict[str, Any] = {"actor": actor, "rule_set": case.rules.name, "evidence": recorded(case), "reason": reason}
     outcomes: list[Outcome] = []
     for target in wanted:
-        verdict = case.verdict(target)
+        verdict = held(registry, name, version, target, options.get("rules")) or case.verdict(target)
         if verdict.outcome != "promote":
             registry.record_refusal(name, version, target, verdict=verdict, **facts)
             outcomes.append(Outcome(target, verdict, moved=False))
@@ -260,7 +300,7 @@ def promote(
     return outcomes
 
 
-def _recorded(case: Case) -> dict[str, Any]:
+def recorded(case: Case) -> dict[str, Any]:
     """What the ledger keeps of the evidence: figures and digests, so that the decision can be followed later."""
     return {
         "candidate": case.candidate.summary(),

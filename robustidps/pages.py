@@ -92,6 +92,7 @@ def families() -> Page:
 
 def models(registry: ModelRegistry) -> Page:
     rows = []
+    held = registry.holds()
     for summary in registry.models():
         where = summary.assignment
         rows.append(
@@ -101,6 +102,7 @@ def models(registry: ModelRegistry) -> Page:
                 "staging": where.staging,
                 "previous": where.previous,
                 "versions": summary.versions,
+                "held": held.get(summary.name),
             }
         )
     return Page("registered models", rows, right=("versions",), empty="no model yet: robustidps train, or make demo")
@@ -140,7 +142,7 @@ class HistoryPage(Page):
                 console.line("", f"{'':<{len(head)}}{reason}", colour)
 
 
-COLOURS = {"promote": "green", "reject": "red", "hold": "yellow"}
+COLOURS = {"promote": "green", "reject": "red", "hold": "yellow", "override": "yellow", "lost": "red"}
 
 
 def history(registry: ModelRegistry, name: str | None) -> Page:

@@ -14,6 +14,7 @@ from robustidps.evaluation.evasion import evaded_digest
 from robustidps.judging import gather, judge, promote
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import use_settings
+from robustidps.testing.judged import RULES
 from robustidps.testing.linear import Linear, LinearSettings
 from robustidps.testing.registry import memory_registry
 from robustidps.testing.traffic import toy_traffic
@@ -21,20 +22,6 @@ from robustidps.traffic.trafficset import TrafficSet
 from robustidps.training import train_bundle
 
 DAY = 86_400.0
-RULES = """
-name: toy
-evidence: {min_rows: 100, min_blocks: 5}
-rules:
-  - {kind: threshold, metric: accuracy, min: 0.6}
-  - {kind: gain, metric: accuracy, margin: -0.02}
-  - {kind: schema_compatible}
-  - {kind: rollback_available, stages: [Production]}
-left_out:
-  recall_floor: the toy model is linear, and this test is not about it
-  false_positive_ceiling: the toy model is linear, and this test is not about it
-  latency: not what these tests are about
-  stability: not what these tests are about
-"""
 
 
 @pytest.fixture

@@ -12,6 +12,9 @@ from robustidps.errors import ConfigError
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else")]
 Reason = Annotated[str, typer.Option("--reason", help="kept in the ledger")]
+Until = Annotated[
+    str | None, typer.Option("--until", help="when it ends by itself, e.g. 2026-12-31 or 2026-12-31T18:00")
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="a public data set's folder, archive or file")]
 SchemaFile = Annotated[Path | None, typer.Option("--schema", help="schema file of a table of yours (docs/data.md)")]
 RuleSetName = Annotated[str | None, typer.Option("--rules", help="rule set in configs/promotion")]

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from robustidps.errors import BundleError, NotFoundError, printable
 from robustidps.registry import state
+from robustidps.registry.holds import Freeze, Pin, freeze_of, holding, pin_of
 from robustidps.registry.ledger import Decision, Entry, Ledger, approval, canonical, require_registered
 from robustidps.registry.metadata import check_version, version_key
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, assignment_record, version_record
@@ -104,6 +105,37 @@ class Catalogue:
         if known is None:
             raise self._unknown(name)
         return assignment_record(row) if row else Assignment(name)
+
+    def frozen(self, name: str) -> Freeze | None:
+        """The freeze in force, if there is one. Raises NotFoundError for an unknown model."""
+        self.assignment(name)
+        return freeze_of(self._holding(name))
+
+    def pinned(self, name: str) -> Pin | None:
+        """The pin of the version in Production, while it is in force. Raises NotFoundError for an unknown model."""
+        self.assignment(name)
+        pin = pin_of(self._holding(name))
+        return pin if pin is not None and pin.in_force() else None
+
+    def _holding(self, name: str) -> list[Entry | Decision]:
+        with self.store.read() as connection:
+            return self.ledger.with_evidence(connection, self.ledger.checked(connection, name), holding)
+
+    def holds(self) -> dict[str, str]:
+        """What keeps models from moving up, as it is shown: a sentence for each that is frozen or pinned."""
+        column = state.decision.c
+        query = sa.select(state.decision).where(column.action.in_(("freeze", "thaw"))).order_by(column.seq)
+        shown: dict[str, str] = {}
+        by_model: dict[str, list[Decision]] = {}
+        with self.store.read() as connection:
+            for row in connection.execute(query).mappings():
+                by_model.setdefault(row["model"], []).append(Decision.from_row(row))
+            pins = sa.select(state.assignment).where(state.assignment.c.pinned_until.is_not(None))
+            for row in connection.execute(pins).mappings():
+                until = datetime.fromisoformat(row["pinned_until"])
+                pin = Pin(row["production"], row["pinned_by"], row["pin_reason"], until)
+                shown |= {row["model"]: str(pin)} if pin.in_force() else {}
+        return shown | {name: str(found) for name, entries in by_model.items() if (found := freeze_of(entries))}
 
     def history(self, name: str | None = None) -> list[Decision]:
         """What was decided, oldest first; `verify` is what checks it. Raises NotFoundError for an unknown model."""

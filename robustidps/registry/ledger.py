@@ -21,7 +21,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -34,14 +34,16 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from robustidps.errors import LedgerError, printable
 from robustidps.registry import state
+from robustidps.registry.holds import pin_of
 from robustidps.registry.keys import InstallationKey, write_atomically
-from robustidps.registry.stages import APPROVED, Course, Standing
+from robustidps.registry.stages import APPROVED, OVERRIDE, Course, Standing
 from robustidps.settings import writable
 
 __all__ = ["Decision", "Entry", "Ledger", "LedgerReport", "Problem", "canonical"]
 
 Row = Mapping[str, Any] | RowMapping
 GENESIS = "0" * 64
+PIN_COLUMNS = ("pinned_by", "pin_reason", "pinned_until")
 RECORD_PREFIX = b"robustidps ledger record 1\n"
 HEAD_PREFIX = b"robustidps ledger head 1\n"
 MEMORY_S = 60.0
@@ -77,7 +79,8 @@ class Decision:
     action: one of `stages.MOVES` or `stages.RECORDS`.
     from_stage, to_stage: of `version`; a refusal's to_stage is the one that was asked for; an alias's is the alias.
     from_version: the version whose place it takes in to_stage; None if there was none.
-    verdict: `promote`, `hold` or `reject` where rules were asked, else `recorded`.
+    verdict: `promote`, `hold` or `reject` where rules were asked, `override` where a person went round them, `lost` of
+        a version that MLflow has lost for good, else `recorded`.
     standing: production, previous and staging of the model once this was decided; generation: the assignment's.
     """
 
@@ -368,6 +371,31 @@ class Ledger:
         if problem:
             LedgerReport(0, (problem,), "", ()).require()
 
+    def with_evidence(
+        self, connection: Connection, entries: Sequence[Entry], wanted: Callable[[Entry], bool] = lambda entry: True
+    ) -> list[Entry | Decision]:
+        """`entries` again, and for those that are `wanted` the whole decision, evidence and reasons included.
+
+        Raises:
+            LedgerError: one is no longer the record that was checked.
+        """
+        asked = {entry.seq: entry for entry in entries if wanted(entry)}
+        whole: dict[int, Decision] = {}
+        numbers = sorted(asked)
+        for first in range(0, len(numbers), 500):
+            query = sa.select(state.decision).where(state.decision.c.seq.in_(numbers[first : first + 500]))
+            for row in connection.execute(query).mappings():
+                if hashlib.sha256(_content(row)).hexdigest() == asked[row["seq"]].hash:
+                    whole[row["seq"]] = Decision.from_row(row)
+        for seq in asked.keys() - whole.keys():
+            raise LedgerError("was changed after it was written", where=f"ledger row {seq}", remedy=REMEDY)
+        return [whole.get(entry.seq, entry) for entry in entries]
+
+    def checked_of_model(self, connection: Connection, model: str) -> list[Decision]:
+        """As `checked`, with evidence and reasons."""
+        found = self.with_evidence(connection, self.checked(connection, model))
+        return [entry for entry in found if isinstance(entry, Decision)]
+
     def registration(
         self, connection: Connection, entries: Iterable[Entry], model: str, version: str
     ) -> Decision | None:
@@ -376,14 +404,8 @@ class Ledger:
         Raises:
             LedgerError: it is no longer the record that was checked.
         """
-        entry = next((e for e in entries if e.action == "register" and e.version == version), None)
-        if entry is None:
-            return None
-        query = sa.select(state.decision).where(state.decision.c.seq == entry.seq)
-        row = connection.execute(query).mappings().first()
-        if row is None or hashlib.sha256(_content(row)).hexdigest() != entry.hash:
-            raise LedgerError("was changed after it was written", where=f"ledger row {entry.seq}", remedy=REMEDY)
-        return Decision.from_row(row)
+        one = [e for e in entries if e.action == "register" and e.version == version][:1]
+        return next((d for d in self.with_evidence(connection, one) if isinstance(d, Decision)), None)
 
     def verify(self, connection: Connection, *, model: str | None = None) -> LedgerReport:
         """Checks every record, the chain, its end, and that `assignment` and `version` say what the ledger says.
@@ -509,6 +531,10 @@ def _against_tables(
         last = max((d.generation for d in decisions.get(name, [])), default=0)
         if row["generation"] != last:
             yield Problem(None, f"{name}: assignment is at generation {row['generation']}, the ledger at {last}", name)
+        pin = pin_of(decisions.get(name, []))
+        for column, expected in (pin.columns() if pin else dict.fromkeys(PIN_COLUMNS)).items():
+            if row.get(column) != expected:
+                yield Problem(None, f"{name}: assignment has {column} {row.get(column)}, the ledger {expected}", name)
     query = sa.select(state.version).where(state.version.c.status != "reserved")
     known = {(r["model"], r["version"]): (r["digest"], r["held_out"]) for r in connection.execute(query).mappings()}
     for name, entries in decisions.items():
@@ -556,7 +582,8 @@ def approval(decisions: Iterable[Entry], version: str, stage: str | None = None)
     """The newest decision that put `version` into `stage` (or any stage) with an approving verdict."""
     found = None
     for entry in decisions:
-        moved = entry.action == "promote" and entry.verdict == APPROVED and entry.version == version
+        approved = entry.verdict in (APPROVED, OVERRIDE)
+        moved = entry.action == "promote" and approved and entry.version == version
         if moved and (stage is None or entry.to_stage == stage):
             found = entry
     return found

@@ -1,19 +1,22 @@
-"""MLflow's aliases and tags as a picture of the state.
+"""MLflow's aliases, tags and old stages as a picture of the state.
 
-After each move the picture is brought up to date, in this order: `previous`, `production`, `staging`, `loihi`, tags,
-and last the assignment's `applied_generation`. If that is cut short, `applied_generation` stays behind, and whoever
-comes next completes it. Nothing here decides anything, and nothing reads the picture to decide.
+After each move the picture is brought up to date, in this order: `previous`, `production`, `staging`, `loihi`, tags and
+stages, and last the assignment's `applied_generation`. If that is cut short, `applied_generation` stays behind, and
+whoever comes next completes it. Nothing here decides anything, and nothing reads the picture to decide; what a person
+changed in it is answered by `reconciler.py`.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from robustidps.registry import state
-from robustidps.registry.ledger import Ledger
+from robustidps.registry.ledger import Decision, Ledger
+from robustidps.registry.picture import ANSWER, KEPT, LEDGER, Picture, Wanted, answers, read, read_part
 from robustidps.registry.stages import HARDWARE, alias_of, stage_of
 from robustidps.registry.steps import step
 from robustidps.registry.tracking import TAG, Tracking
@@ -55,69 +58,113 @@ class Projection:
             ConflictError: another process is drawing and doesn't end.
         """
         with self.store.lock(f"project-{name}"):
-            generation, roles, stages, numbers, end = self._wanted(name, whole)
-            changes = []
-            with self.tracking.errors():
-                client = self.tracking.client
-                aliases = self.tracking.aliases(name, ALIASES)
-                for alias in ALIASES:
-                    wanted, actual = numbers.get(roles[alias] or ""), aliases.get(alias)
-                    if wanted is None and actual is not None:
-                        client.delete_registered_model_alias(name, alias)
-                        changes.append(f"{name}: alias {alias} removed from MLflow version {actual}")
-                    elif wanted is not None and str(wanted) != str(actual):
-                        client.set_registered_model_alias(name, alias, str(wanted))
-                        changes.append(f"{name}: alias {alias} set to {roles[alias]} (MLflow version {wanted})")
-                    step(f"project.{alias}")
-                changes += self._tag(client, name, stages, numbers, whole)
-                step("project.tags")
-                if end:
-                    client.set_registered_model_tag(name, f"{TAG}ledger", end)
-            with self.store.write() as connection:
-                connection.execute(
-                    sa.update(state.assignment)
-                    .where(
-                        state.assignment.c.model == name,
-                        state.assignment.c.generation >= generation,
-                        state.assignment.c.applied_generation < generation,
-                    )
-                    .values(applied_generation=generation)
-                )
-            step("project.applied")
-            return changes
+            return self.draw(name, whole=whole)
 
-    def _wanted(self, name: str, whole: bool) -> tuple[int, dict[str, str | None], dict[str, str], dict[str, int], str]:
-        """Generation, version by role, stage and MLflow number by version, the ledger's end.
+    def draw(self, name: str, *, whole: bool = True) -> list[str]:
+        """As `complete`, for who holds the lock `project-NAME`."""
+        wanted = self.wanted(name, whole=whole)
+        changes = []
+        with self.tracking.errors():
+            client = self.tracking.client
+            picture = read(client, name) if whole else read_part(self.tracking, name, ALIASES, wanted.numbers.values())
+            # A version that was deleted in MLflow can bear nothing there, until the reconciler has made it again.
+            numbers = wanted.present(picture)
+            for alias, version in wanted.aliases.items():
+                number, actual = numbers.get(version or ""), picture.aliases.get(alias)
+                if number is None and actual is not None:
+                    client.delete_registered_model_alias(name, alias)
+                    changes.append(f"{name}: alias {alias} removed from MLflow version {actual}")
+                elif number is not None and str(number) != str(actual):
+                    client.set_registered_model_alias(name, alias, str(number))
+                    changes.append(f"{name}: alias {alias} set to {version} (MLflow version {number})")
+                step(f"project.{alias}")
+            changes += self._tag(client, name, wanted, picture, numbers)
+            step("project.tags")
+            if wanted.end and picture.tags.get(LEDGER) != wanted.end:
+                client.set_registered_model_tag(name, LEDGER, wanted.end)
+        self._applied(name, wanted)
+        step("project.applied")
+        return changes
 
-        Unless `whole`, versions are those in a role and those that decisions after `applied_generation` are about.
+    def wanted(self, name: str, *, whole: bool = True) -> Wanted:
+        """What MLflow should show; unless `whole`, of versions in a role and those decided on since the last drawing.
+
+        Raises:
+            LedgerError: the ledger was edited.
         """
         with self.store.read() as connection:
-            decisions = self.ledger.checked(connection, name)
-            standing = standing_of(decisions)
-            facts = [(d.action, d.version, d.to_stage) for d in decisions]
+            entries = self.ledger.checked(connection, name)
+            standing = standing_of(entries)
+            facts = [(d.action, d.version, d.to_stage) for d in entries]
             roles = standing.roles() | {alias: alias_of(facts, alias) for alias in HARDWARE}
             column = state.assignment.c
-            query = sa.select(column.generation, column.applied_generation).where(column.model == name)
-            generation, applied = connection.execute(query).first() or (0, 0)
+            query = sa.select(column.generation, column.applied_generation, column.answered).where(column.model == name)
+            generation, applied, answered = connection.execute(query).first() or (0, 0, 0)
             versions = sa.select(state.version).where(state.version.c.model == name)
+            told = entries
             if not whole:
-                moved = [d for d in decisions if d.generation > applied]
-                touched = {*roles.values(), *(d.version for d in moved), *(d.from_version for d in moved)} - {None}
+                since = [
+                    d for d in entries if d.generation > applied or (d.seq > (answered or 0) and d.action != "register")
+                ]
+                touched = {*roles.values(), *(d.version for d in since), *(d.from_version for d in since)} - {None}
                 versions = versions.where(state.version.c.version.in_(sorted(str(v) for v in touched)))
+                told = [d for d in entries if d.version in touched]
             rows = connection.execute(versions).mappings().all()
-        numbers = {row["version"]: row["mlflow_version"] for row in rows if row["mlflow_version"] is not None}
-        stages = {
-            row["version"]: "Withdrawn" if row["status"] == "withdrawn" else stage_of(standing, row["version"])
-            for row in rows
-        }
-        end = f"{decisions[-1].seq}:{decisions[-1].hash}" if decisions else ""
-        return generation, roles, stages, numbers, end
+            decisions = [d for d in self.ledger.with_evidence(connection, told) if isinstance(d, Decision)]
+        rows = [row for row in rows if row["mlflow_version"] is not None]
+        family = {d.version: str(d.evidence.get("family") or "") for d in decisions if d.action == "register"}
+        said = answers(decisions)
+        tags, stages = {}, {}
+        for row in rows:
+            version = row["version"]
+            stage = stage_of(standing, version)
+            withdrawn = row["status"] == "withdrawn"
+            shown = {"version": version, "digest": row["digest"], "stage": "Withdrawn" if withdrawn else stage}
+            tags[version] = {TAG + key: value for key, value in shown.items()}
+            if version in family:
+                tags[version][f"{TAG}family"] = family[version]
+            if version in said:
+                tags[version][ANSWER] = said[version]
+            stages[version] = "Archived" if withdrawn else stage
+        ends = [f"{d.seq}:{d.hash}" for d in entries]
+        return Wanted(
+            generation,
+            {alias: roles[alias] for alias in ALIASES},
+            {row["version"]: row["mlflow_version"] for row in rows},
+            tags,
+            stages,
+            ends[-1] if ends else "",
+            frozenset(ends),
+            {row["version"]: row["run_id"] for row in rows},
+        )
 
-    def _tag(self, client: Any, name: str, stages: dict[str, str], numbers: dict[str, int], whole: bool) -> list[str]:
-        shown = self.tracking.tags(name, f"{TAG}stage", None if whole else numbers.values())
+    def _tag(self, client: Any, name: str, wanted: Wanted, picture: Picture, numbers: dict[str, int]) -> list[str]:
         changes = []
         for version, number in numbers.items():
-            if str(number) in shown and shown[str(number)] != stages[version]:
-                client.set_model_version_tag(name, str(number), f"{TAG}stage", stages[version])
-                changes.append(f"{name}: {version} is tagged {stages[version]}")
+            shown, tags = picture.versions[str(number)], wanted.tags[version]
+            for key in KEPT:
+                value, actual = tags.get(key), shown.tags.get(key)
+                if value is None and actual is not None:
+                    client.delete_model_version_tag(name, str(number), key)
+                elif value is not None and value != actual:
+                    client.set_model_version_tag(name, str(number), key, value)
+                else:
+                    continue
+                changes.append(f"{name}: {version} is tagged {value or f'no {key}'}")
+        with warnings.catch_warnings():  # MLflow has deprecated its stages, and shows them all the same
+            warnings.simplefilter("ignore", FutureWarning)
+            for version, number in numbers.items():
+                if picture.versions[str(number)].stage != wanted.stages[version]:
+                    client.transition_model_version_stage(name, str(number), wanted.stages[version])
         return changes
+
+    def _applied(self, name: str, wanted: Wanted) -> None:
+        mine = state.assignment.c.model == name
+        newer = (state.assignment.c.generation >= wanted.generation) & (
+            state.assignment.c.applied_generation < wanted.generation
+        )
+        answered = int(wanted.end.partition(":")[0] or 0)
+        with self.store.write() as connection:
+            update = sa.update(state.assignment).where(mine)
+            connection.execute(update.where(newer).values(applied_generation=wanted.generation))
+            connection.execute(update.where(state.assignment.c.answered < answered).values(answered=answered))

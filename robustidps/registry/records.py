@@ -52,6 +52,8 @@ class Assignment:
     previous: str | None = None
     staging: str | None = None
     pinned_by: str | None = None
+    pin_reason: str | None = None
+    pinned_until: str | None = None
 
     @property
     def projected(self) -> bool:

@@ -21,6 +21,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ from robustidps.registry.metadata import ModelMetadata, check_version
 from robustidps.registry.projection import Projection
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, acting, verdict_parts
 from robustidps.registry.registration import Registration
-from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, RECORDS, check_stage
+from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, OVERRIDE, RECORDS, check_stage
 from robustidps.registry.state import StateStore
 from robustidps.registry.tracking import TAG, Tracking, TrainingRun
 from robustidps.registry.transitions import Move, commit
@@ -162,7 +163,7 @@ class ModelRegistry(Catalogue):
                 if record.version in roles and self.cache.has(record.digest):
                     self.cache.check(record.digest)
                 if artifacts:
-                    with self._fetched(record):
+                    with self.fetched(record):
                         pass
             except RobustIDPSError as error:
                 yield Problem(None, f"{record.model} {record.version}: {error}", record.model)
@@ -315,6 +316,7 @@ class ModelRegistry(Catalogue):
         reason: str = "",
         expected_generation: int | None = None,
         project: bool = True,
+        override_until: datetime | None = None,
     ) -> Decision:
         """Moves a version to Staging, Production or Archived: one commit, then MLflow's picture follows.
 
@@ -323,9 +325,12 @@ class ModelRegistry(Catalogue):
                 Production take an outcome of `promote` and nothing else.
             expected_generation: `assignment(name).generation` from before the version was judged; if it has moved on
                 since, the judgement is of a state that is gone, and nothing happens. Default: as it is now.
+            override_until: the move is a person's override of `verdict`, with `reason`; into Production it pins the
+                version until then. `robustidps.overriding.override` checks what an override can't waive.
 
         Raises:
-            ModelValidationError: the verdict isn't `promote`.
+            ModelValidationError: the verdict isn't `promote`, and this is no override.
+            RefusedError: the model is frozen, or another version is pinned.
             ConflictError: somebody else moved the model meanwhile, or the version is there already.
             BundleError, NotFoundError: its bundle can't be kept for later rollbacks.
         """
@@ -335,7 +340,11 @@ class ModelRegistry(Catalogue):
         outcome, reasons = verdict_parts(verdict)
         facts = _with_rules(evidence, verdict)
         if target in ("Staging", "Production"):
-            if outcome != APPROVED:
+            if override_until is not None:
+                until = override_until.isoformat()
+                facts["override"] = {"reason": reason, "until": until, "verdict": outcome, "reasons": reasons}
+                outcome = OVERRIDE
+            elif outcome != APPROVED:
                 raise ModelValidationError(
                     f"not approved: {'; '.join(reasons) or outcome or 'no verdict'}",
                     where=f"{name} {version} -> {target}",
@@ -421,6 +430,44 @@ class ModelRegistry(Catalogue):
         facts = dict(evidence or {})
         move = Move(name, version, action, to_stage, who, source, verdict, tuple(reasons), facts, rule_set)
         return commit(self.store, self.ledger, move)
+
+    def freeze(
+        self,
+        name: str,
+        *,
+        reason: str,
+        until: datetime | None = None,
+        actor: str | None = None,
+        actor_source: str | None = None,
+    ) -> Decision:
+        """The emergency stop: from now on nothing of `name` is promoted, until it is thawed or `until`; rollback works.
+
+        Raises:
+            InputError: no reason. NotFoundError: no registered version.
+        """
+        facts = {"until": until.isoformat() if until else None}
+        return self._hold(name, "freeze", reason, facts, actor, actor_source)
+
+    def thaw(self, name: str, *, reason: str, actor: str | None = None, actor_source: str | None = None) -> Decision:
+        """Ends a freeze, and the pin of an override.
+
+        Raises:
+            InputError: no reason. ConflictError: neither frozen nor pinned.
+        """
+        if self.frozen(name) is None and self.pinned(name) is None:
+            raise ConflictError("is neither frozen nor pinned", where=name, remedy="nothing to do")
+        return self._hold(name, "thaw", reason, {}, actor, actor_source)
+
+    def _hold(
+        self, name: str, action: str, reason: str, facts: dict[str, Any], actor: str | None, source: str | None
+    ) -> Decision:
+        if not reason.strip():
+            raise InputError("a reason is needed", where=f"{action} {name}", remedy="--reason TEXT")
+        registered = [r.version for r in self.versions(name) if r.status != "reserved"]
+        if not registered:
+            raise NotFoundError("has no registered version", where=name)
+        about = self.assignment(name).production or registered[-1]
+        return self.record(name, about, action, reasons=(reason,), evidence=facts, actor=actor, actor_source=source)
 
     def take_alias(
         self,
@@ -595,11 +642,11 @@ class ModelRegistry(Catalogue):
         if self.cache.has(record.digest):
             self.cache.check(record.digest)
             return
-        with self._fetched(record) as folder:
+        with self.fetched(record) as folder:
             self.cache.add(folder, record.digest)
 
     @contextmanager
-    def _fetched(self, record: VersionRecord) -> Iterator[Path]:
+    def fetched(self, record: VersionRecord) -> Iterator[Path]:
         """The version's bundle from MLflow, its digest checked, for the length of the block."""
         from robustidps.bundle import bundle_digest
 

@@ -26,6 +26,7 @@ __all__ = [
     "APPROVED",
     "HARDWARE",
     "MOVES",
+    "OVERRIDE",
     "RECORDS",
     "STAGES",
     "STAGE_MOVES",
@@ -43,6 +44,8 @@ Stage = Literal["None", "Staging", "Production", "Archived"]
 STAGES: tuple[Stage, ...] = ("None", "Staging", "Production", "Archived")
 # The verdict of a decision that puts a version into a stage. Refusals carry "hold" or "reject".
 APPROVED = "promote"
+# ... or this one, where a person has put it there against the rules (`robustidps.overriding`).
+OVERRIDE = "override"
 # Aliases for hardware, and the action of the decision that gives one; its `to_stage` is the alias.
 HARDWARE = ("loihi",)
 ALIAS = "alias"

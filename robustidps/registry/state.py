@@ -88,6 +88,7 @@ assignment = sa.Table(
     sa.Column("pinned_by", sa.String),
     sa.Column("pin_reason", sa.Text),
     sa.Column("pinned_until", sa.String),
+    sa.Column("answered", sa.Integer),
 )
 decision = sa.Table(
     "decision",

@@ -351,27 +351,20 @@ class Tracking:
                         raise
         return found
 
-    def tags(self, name: str, key: str, versions: Iterable[int] | None = None) -> dict[str, str | None]:
-        """A tag's value by MLflow version: of the named ones that are there, or of all."""
-        shown: dict[str, str | None] = {}
+    def versions(self, name: str, numbers: Iterable[int]) -> dict[str, Any]:
+        """MLflow's versions of these numbers, as far as they are there; one question each."""
+        found = {}
         with self.errors():
-            if versions is not None:
-                from mlflow.exceptions import MlflowException
+            client = self.client
+            from mlflow.exceptions import MlflowException
 
-                for version in versions:
-                    try:
-                        shown[str(version)] = self.client.get_model_version(name, str(version)).tags.get(key)
-                    except MlflowException as error:
-                        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                            raise
-                return shown
-            token = None
-            while True:
-                page = self.client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
-                shown |= {str(found.version): found.tags.get(key) for found in page}
-                token = page.token
-                if not token:
-                    return shown
+            for number in numbers:
+                try:
+                    found[str(number)] = client.get_model_version(name, str(number))
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
+        return found
 
     def tag_version(self, name: str, mlflow_version: int, tags: Mapping[str, str]) -> None:
         with self.errors():

@@ -16,8 +16,9 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from robustidps.errors import ConflictError, LedgerError, NotFoundError, RefusedError
 from robustidps.registry import state
-from robustidps.registry.ledger import REMEDY, Decision, Entry, Ledger, require_registered
-from robustidps.registry.stages import ALIAS, MOVES, Course, Standing, advance, alias_of, stage_of
+from robustidps.registry.holds import freeze_of, holding, pin_of
+from robustidps.registry.ledger import PIN_COLUMNS, REMEDY, Decision, Entry, Ledger, require_registered
+from robustidps.registry.stages import ALIAS, MOVES, OVERRIDE, Course, Standing, advance, alias_of, stage_of
 from robustidps.registry.steps import step
 
 __all__ = ["Move", "commit", "standing_of"]
@@ -76,7 +77,7 @@ def commit(
 
     Raises:
         ConflictError: the assignment has moved on since, or the version is there already; says what happened.
-        RefusedError: the move makes no sense from where the model stands.
+        RefusedError: the move makes no sense from where the model stands; it is frozen, or another version is pinned.
         NotFoundError: no such registered version.
         LedgerError: the ledger or the assignment was edited.
         StorageError, UnavailableError: the store can't be written.
@@ -97,6 +98,8 @@ def commit(
                 where=move.model,
                 remedy="look at it again, then decide anew",
             )
+        told = ledger.with_evidence(connection, decisions, holding)
+        _require_free(move, told)
         version = _version_row(connection, move)
         if move.action != "register":
             registered = ledger.registration(connection, decisions, move.model, move.version)
@@ -147,6 +150,10 @@ def commit(
                 "standing": after.roles(),
             },
         )
+        pin = pin_of([*told, decision])
+        pinned = pin.columns() if pin else dict.fromkeys(PIN_COLUMNS)
+        if any(row[column] != value for column, value in pinned.items()):
+            connection.execute(sa.update(state.assignment).where(state.assignment.c.model == move.model).values(pinned))
         step(f"{move.action}.recorded")
     step(f"{move.action}.committed")
     ledger.remember(decision)
@@ -161,6 +168,16 @@ def _assignment_row(connection: Connection, model: str) -> RowMapping:
         connection.execute(sa.insert(state.assignment).values(model=model, generation=0, applied_generation=0))
         row = connection.execute(query).mappings().one()
     return row
+
+
+def _require_free(move: Move, decisions: Sequence[Entry | Decision]) -> None:
+    if move.action not in ("promote", ALIAS):
+        return
+    if freeze := freeze_of(decisions):
+        raise RefusedError(str(freeze), where=move.model, remedy=f"robustidps thaw {move.model} --reason ..")
+    pin = pin_of(decisions)
+    if move.to_stage == "Production" and move.verdict != OVERRIDE and pin and pin.in_force():
+        raise RefusedError(str(pin), where=move.model, remedy=f"robustidps thaw {move.model} --reason ..")
 
 
 def _version_row(connection: Connection, move: Move) -> RowMapping:

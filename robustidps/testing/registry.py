@@ -26,33 +26,76 @@ APPROVE = {"outcome": "promote", "reasons": ["9 of 9 rules"]}
 REFUSE = {"outcome": "reject", "reasons": ["accuracy 0.871 < 0.95"]}
 
 
+class _Page(list):
+    token = None
+
+
 @dataclass
 class _Client:
-    """The few calls of MlflowClient that projection and registration make."""
+    """The few calls of MlflowClient that projection, registration and reconciler make, and those of a person."""
 
     aliases: dict[str, dict[str, str]] = field(default_factory=dict)
+    tags: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[tuple[str, str], SimpleNamespace] = field(default_factory=dict)
     runs: dict[str, SimpleNamespace] = field(default_factory=dict)
 
     def get_registered_model(self, name: str) -> SimpleNamespace:
         if name not in self.aliases:
             raise NotFoundError("MLflow: no such model", where=name)
-        return SimpleNamespace(aliases=self.aliases[name])
+        return SimpleNamespace(aliases=self.aliases[name], tags=self.tags.get(name, {}))
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        if (name, version) not in self.versions:
+            raise NotFoundError("MLflow: no such version", where=f"{name} {version}")
         self.aliases[name][alias] = version
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         self.aliases[name].pop(alias, None)
 
     def set_registered_model_tag(self, name: str, key: str, value: str) -> None:
-        return None
+        self.tags.setdefault(name, {})[key] = value
+
+    def delete_model_version_tag(self, name: str, version: str, key: str) -> None:
+        self.versions[name, version].tags.pop(key, None)
+
+    def transition_model_version_stage(
+        self, name: str, version: str, stage: str, archive_existing_versions: bool = False
+    ) -> None:
+        for found in self.versions.values():
+            if archive_existing_versions and found.name == name and found.current_stage == stage:
+                found.current_stage = "Archived"
+        self.versions[name, version].current_stage = stage
+
+    def delete_model_version(self, name: str, version: str) -> None:
+        del self.versions[name, version]
+        self.aliases[name] = {k: v for k, v in self.aliases[name].items() if v != version}
+
+    def delete_registered_model(self, name: str) -> None:
+        del self.aliases[name]
+        self.versions = {k: v for k, v in self.versions.items() if v.name != name}
+
+    def rename_registered_model(self, name: str, new_name: str) -> None:
+        self.aliases[new_name] = self.aliases.pop(name)
+        self.tags[new_name] = self.tags.pop(name, {})
+        renamed = [v for v in self.versions.values() if v.name == name]
+        for found in renamed:
+            found.name = new_name
+        self.versions = {(v.name, v.version): v for v in self.versions.values()}
 
     def set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
         self.versions[name, version].tags[key] = value
 
+    def search_model_versions(self, query: str, **unused: Any) -> _Page:
+        meant = (f"name = '{v.name}'" == query or f"run_id = '{v.run_id}'" == query for v in self.versions.values())
+        return _Page(v for v, found in zip(self.versions.values(), meant, strict=True) if found)
+
     def get_run(self, run_id: str) -> SimpleNamespace:
+        if run_id not in self.runs:
+            raise NotFoundError("MLflow: no such run", where=run_id)
         return self.runs[run_id]
+
+    def restore_run(self, run_id: str) -> None:
+        self.runs[run_id].info.lifecycle_stage = "active"
 
 
 @dataclass
@@ -79,7 +122,8 @@ class MemoryTracking(Tracking):
     def start_run(self, model: str, version: str, tags: Mapping[str, str]) -> str:
         run_id = f"run{next(self._numbers)}"
         data = SimpleNamespace(tags={TAG + "model": model, **tags}, files=[])
-        self.client.runs[run_id] = SimpleNamespace(info=SimpleNamespace(run_id=run_id, status="RUNNING"), data=data)
+        info = SimpleNamespace(run_id=run_id, status="RUNNING", lifecycle_stage="active")
+        self.client.runs[run_id] = SimpleNamespace(info=info, data=data)
         return run_id
 
     def end_run(self, run_id: str, status: str = "FINISHED") -> None:
@@ -104,10 +148,8 @@ class MemoryTracking(Tracking):
     def aliases(self, name: str, known: Iterable[str]) -> dict[str, str]:
         return dict(self.client.get_registered_model(name).aliases)
 
-    def tags(self, name: str, key: str, versions: Iterable[int] | None = None) -> dict[str, str | None]:
-        wanted = None if versions is None else {str(v) for v in versions}
-        found = [v for v in self.client.versions.values() if v.name == name]
-        return {v.version: v.tags.get(key) for v in found if wanted is None or v.version in wanted}
+    def versions(self, name: str, numbers: Iterable[int]) -> dict[str, Any]:
+        return {str(n): self.client.versions[name, str(n)] for n in numbers if (name, str(n)) in self.client.versions}
 
     def upload_bundle(self, run_id: str, bundle: Path) -> None:
         self.ping()
@@ -115,7 +157,10 @@ class MemoryTracking(Tracking):
 
     def fetch_bundle(self, run_id: str, folder: Path) -> Path:
         self.ping()
-        return Path(shutil.copytree(self.settings.home / "memory" / run_id, folder / "bundle"))
+        stored = self.settings.home / "memory" / run_id
+        if not stored.is_dir():
+            raise NotFoundError("MLflow: no such artefacts", where=run_id)
+        return Path(shutil.copytree(stored, folder / "bundle"))
 
     def ensure_model(self, name: str, description: str = "") -> None:
         self.client.aliases.setdefault(name, {})
@@ -124,8 +169,9 @@ class MemoryTracking(Tracking):
         for found in self.client.versions.values():
             if (found.name, found.run_id) == (name, run_id):
                 return int(found.version)
-        number = sum(v.name == name for v in self.client.versions.values()) + 1
-        made = SimpleNamespace(name=name, version=str(number), run_id=run_id, tags=dict(tags))
+        number = max((int(v.version) for v in self.client.versions.values() if v.name == name), default=0) + 1
+        facts = {"name": name, "version": str(number), "run_id": run_id, "description": description}
+        made = SimpleNamespace(**facts, tags=dict(tags), current_stage="None")
         self.client.versions[name, str(number)] = made
         return number
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from robustidps.judging import promote
 from robustidps.registry.registry import ModelRegistry
-from robustidps.settings import Settings
+from robustidps.settings import Settings, use_settings
+from robustidps.testing.judged import judged_bundles, register_judged
 from robustidps.testing.linear import toy_bundle
 from robustidps.testing.registry import memory_registry
 
@@ -70,3 +72,24 @@ def real(tmp_path, mlflow_template) -> ModelRegistry:
     home.mkdir()
     shutil.copy(mlflow_template, home / "mlflow.db")
     return ModelRegistry(settings=Settings(home=home))
+
+
+@pytest.fixture(scope="session")
+def judged_stock(tmp_path_factory) -> ModelRegistry:
+    """What `judged` is a copy of."""
+    folder = tmp_path_factory.mktemp("judged")
+    registry = memory_registry(folder / "home")
+    with use_settings(registry.settings):
+        register_judged(registry, judged_bundles(folder))
+        promote(registry, "toy", "1.0.0")
+    return registry
+
+
+@pytest.fixture
+def judged(judged_stock, tmp_path):
+    """`toy` 1.0.0 in Production, 1.1.0 as good, 1.2.0 bad: MLflow's versions 1, 2 and 3."""
+    shutil.copytree(judged_stock.settings.home, tmp_path / "home")
+    registry = memory_registry(tmp_path / "home")
+    registry.tracking.memory = copy.deepcopy(judged_stock.tracking.memory)
+    with use_settings(registry.settings):
+        yield registry

@@ -12,6 +12,10 @@ depends_on = None
 
 
 def upgrade() -> None:
+    # Up to which decision requests from MLflow are answered there as well.
+    op.add_column("assignment", sa.Column("answered", sa.Integer, nullable=False, server_default="0"))
+    # From now on MLflow's picture has its old stages too: they are drawn once, lest they be taken for a person's wish.
+    op.execute(sa.text("UPDATE assignment SET applied_generation = generation - 1 WHERE applied_generation > 0"))
     op.create_table(
         "webhook_seen",
         sa.Column("delivery_id", sa.String(200), primary_key=True),
