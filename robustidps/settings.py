@@ -88,6 +88,11 @@ class Settings(BaseSettings):
         description="where train_all trains: threads of one process (off), processes of this machine (local), or a "
         "Dask scheduler's address, tcp://HOST:PORT or tls://HOST:PORT",
     )
+    approval_by_prefect_form: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="the only people who hold the password of the Prefect server; answers in its form are theirs "
+        "(docs/approval.md). Default: nobody; the form can't approve",
+    )
     loihi_python: Path = Field(
         default=Path(__file__).resolve().parents[1] / "deployments" / "loihi" / ".venv" / "bin" / "python",
         description="the Python that simulates Loihi (docs/neuromorphic.md); default: the one that `make loihi` makes",
@@ -99,7 +104,7 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return _home(value)
 
-    @field_validator("plugins", mode="before")
+    @field_validator("plugins", "approval_by_prefect_form", mode="before")
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         """The environment has one string, with blanks or commas between lines; a file may have one or a list."""

@@ -7,7 +7,7 @@ A process that is killed leaves it done or not begun; of two that race, one is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,10 @@ from robustidps.registry.ledger import REMEDY, Decision, Ledger, require_registe
 from robustidps.registry.stages import ALIAS, MOVES, Standing, advance, alias_of, stage_of
 from robustidps.registry.steps import step
 
-__all__ = ["Move", "commit", "standing_of"]
+__all__ = ["Also", "Move", "commit", "standing_of"]
+
+Also = Callable[[Connection, Decision], None]
+"""What else is written in the transaction of a decision."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,14 @@ def commit(
     *,
     expected_generation: int | None = None,
     version_values: Mapping[str, Any] | None = None,
+    also: Also | None = None,
 ) -> Decision:
     """Carries out `move`, or records it where it moves nothing.
 
     Args:
         expected_generation: the assignment's generation when the decision was prepared; None skips the comparison.
         version_values: further columns to set on the version's row in the same transaction.
+        also: called in the same transaction once the decision is appended; what it raises undoes everything.
 
     Raises:
         ConflictError: the assignment has moved on since, or the version is there already; says what happened.
@@ -146,6 +151,8 @@ def commit(
                 "standing": after.roles(),
             },
         )
+        if also is not None:
+            also(connection, decision)
         step(f"{move.action}.recorded")
     step(f"{move.action}.committed")
     ledger.remember(decision)
