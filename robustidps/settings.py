@@ -23,7 +23,7 @@ from typing import Annotated, Any, TypeVar
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -38,6 +38,7 @@ from robustidps.plugins import ANY, LINE
 __all__ = [
     "CONFIGS",
     "DASK",
+    "SECRETS",
     "Settings",
     "check_name",
     "config_error",
@@ -58,6 +59,9 @@ __all__ = [
 CONFIGS = Path(__file__).parent / "configs"
 DASK = r"^(off|local|(tcp|tls)://[^\s/@]+:[0-9]{1,5})$"
 """What the setting `dask` may be."""
+SECRETS = ("notify_webhook_url", "notify_webhook_secret", "notify_smtp_password")
+"""Settings that are secret as a whole: they are never shown, and don't travel to workers."""
+_MAY_HOLD_SECRETS = (*SECRETS, "database_url", "mlflow_tracking_uri")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -71,9 +75,11 @@ class Settings(BaseSettings):
         default_factory=lambda: platformdirs.user_data_path("robustidps"),
         description="the folder that everything made lies under",
     )
-    mlflow_tracking_uri: str | None = Field(default=None, description="MLflow's address; default: SQLite in home")
+    mlflow_tracking_uri: str | None = Field(
+        default=None, repr=False, description="MLflow's address; default: SQLite in home"
+    )
     database_url: str | None = Field(
-        default=None, description="the state store's SQLAlchemy URL; default: SQLite in home"
+        default=None, repr=False, description="the state store's SQLAlchemy URL; default: SQLite in home"
     )
     author: str = Field(default="unknown", max_length=200, description="recorded as the author of new versions")
     alerts_per_analyst: float = Field(
@@ -88,6 +94,19 @@ class Settings(BaseSettings):
         description="where train_all trains: threads of one process (off), processes of this machine (local), or a "
         "Dask scheduler's address, tcp://HOST:PORT or tls://HOST:PORT",
     )
+    notify_webhook_url: SecretStr | None = Field(
+        default=None, description="where decisions are POSTed to (docs/notifications.md); https, or on loopback"
+    )
+    notify_webhook_secret: SecretStr | None = Field(default=None, description="what they are signed with")
+    notify_webhook_secret_file: Path | None = Field(default=None, description="the file it is in")
+    notify_smtp_host: str | None = Field(default=None, description="the server that mail goes through")
+    notify_smtp_port: int = Field(default=587, ge=1, le=65535)
+    notify_smtp_starttls: bool = Field(default=True, description="off for a server on loopback alone")
+    notify_smtp_user: str | None = Field(default=None, description="if the server wants one")
+    notify_smtp_password: SecretStr | None = Field(default=None, description="of that user")
+    notify_smtp_password_file: Path | None = Field(default=None, description="the file it is in")
+    notify_mail_from: str | None = Field(default=None, description="the sender's address")
+    notify_mail_to: Annotated[tuple[str, ...], NoDecode] = Field(default=(), description="the recipients' addresses")
     approval_by_prefect_form: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="the only people who hold the password of the Prefect server; answers in its form are theirs "
@@ -104,7 +123,7 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return _home(value)
 
-    @field_validator("plugins", "approval_by_prefect_form", mode="before")
+    @field_validator("plugins", "approval_by_prefect_form", "notify_mail_to", mode="before")
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         """The environment has one string, with blanks or commas between lines; a file may have one or a list."""
@@ -286,6 +305,8 @@ def config_error(error: ValidationError, where: object, model: type[BaseModel] |
             not item["loc"] and item["type"] == "value_error"
         ):  # keys that don't fit each other; the message names them
             parts.append(item["msg"].removeprefix("Value error, "))
+        elif key in _MAY_HOLD_SECRETS:
+            parts.append(f"'{key}': {item['msg']}")  # the value is not repeated
         else:
             parts.append(f"'{printable(key)}' = {printable(repr(item.get('input')), 60)}: {item['msg']}")
     known = f"known keys: {', '.join(model.model_fields)}" if model and "unknown key" in parts[0] else None

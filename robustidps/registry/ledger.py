@@ -244,12 +244,20 @@ class Ledger:
             LedgerError: a record was changed or isn't ours; names the row.
         """
         query = sa.select(state.decision).where(state.decision.c.model == model).order_by(state.decision.c.seq)
+        return self._checked(connection, query)
+
+    def _checked(self, connection: Connection, query: sa.Select[Any]) -> list[Decision]:
         found = []
         for row in connection.execute(query).mappings():
             for what in self._problems_of(row):
                 raise LedgerError(what, where=f"ledger row {row['seq']}", remedy=REMEDY)
             found.append(Decision.from_row(row))
         return found
+
+    def checked_after(self, connection: Connection, seq: int) -> list[Decision]:
+        """All decisions after row `seq`, oldest first, each with hash and signature checked. Raises LedgerError."""
+        query = sa.select(state.decision).where(state.decision.c.seq > seq).order_by(state.decision.c.seq)
+        return self._checked(connection, query)
 
     def verify(self, connection: Connection, *, model: str | None = None) -> LedgerReport:
         """Checks every record, the chain, its end, and that `assignment` and `version` say what the ledger says.
