@@ -14,10 +14,11 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -52,6 +53,7 @@ __all__ = [
     "parse_yaml",
     "part_of",
     "use_settings",
+    "used",
     "writable",
     "write_whole",
 ]
@@ -366,6 +368,13 @@ def writable(path: Path) -> Iterator[None]:
             where=error.filename or path,
             remedy="free space or choose another folder (ROBUSTIDPS_HOME)",
         ) from None
+
+
+def used(path: Path) -> Path:
+    """Notes that what lies at `path` was used now, so that `retention` lets it lie; gives `path`."""
+    with suppress(OSError):  # read-only, or gone: whoever reads it next will say so
+        os.utime(path)
+    return path
 
 
 def part_of(path: Path) -> Path:
