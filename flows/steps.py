@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from robustidps.registry.metadata import MAX_SPLIT
+from robustidps.retention import working
+from robustidps.settings import get_settings
 from robustidps.tasks.evaluation import evaluate_model, report_drift, write_evaluation_page
 from robustidps.tasks.registry import promote_version, register_version, release_version, reserve_version
 from robustidps.tasks.traffic import evaded, load_traffic, split_traffic, usable
@@ -104,7 +106,8 @@ def candidate(
 def given_back(name: str, version: str) -> Iterator[None]:
     """Frees a reserved number where the block fails or is interrupted, and takes away its working files in any case."""
     try:
-        yield
+        with working(get_settings(), name):
+            yield
     except BaseException:
         release_version(name, version)
         raise

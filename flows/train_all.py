@@ -28,6 +28,7 @@ from robustidps.flows.steps import judged, traffic_parts, trainings
 from robustidps.flows.train import command_line
 from robustidps.judging import rule_set
 from robustidps.progress import shown
+from robustidps.retention import working
 from robustidps.settings import DASK, get_settings, writable
 from robustidps.tasks.evaluation import show_families
 from robustidps.tasks.options import PLAIN
@@ -160,7 +161,10 @@ def _numbers(jobs: dict[str, dict[str, Any]], outcomes: dict[str, dict[str, Any]
     try:
         for job in jobs.values():
             job["version"] = reserve_version(job["name"], None, False)
-        yield
+        with ExitStack() as stack:
+            for name in sorted({job["name"] for job in jobs.values()}):
+                stack.enter_context(working(get_settings(), name))
+            yield
     finally:
         for family, job in jobs.items():
             if "version" in job and outcomes.get(family, {}).get("outcome") != "registered":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from robustidps.progress import Progress, silent
 from robustidps.settings import config_file, load_yaml
 
 if TYPE_CHECKING:
+    from robustidps.approving import Request
     from robustidps.bundle import Bundle
     from robustidps.evaluation.report import Evaluation, PairedDifference
     from robustidps.promotion import Evidence, RuleSet, Verdict
@@ -122,6 +124,7 @@ def gather(
     Raises:
         NotFoundError, IntegrityError, ConfigError, DatasetError.
     """
+    from robustidps import approving
     from robustidps.evaluation.evaluate import evaluate, paired
 
     record = registry.resolve(name, version)  # checked against the ledger: it names the rules and the traffic
@@ -159,6 +162,14 @@ def gather(
         rollback_available=registry.retained(name, incumbent) if incumbent else None,
         drift_share=recorded.get("drift_share"),
         validations=validations,
+    )
+    decisions = registry.checked_history(name)
+    candidate = candidate.model_copy(
+        update={
+            "approvals": approving.approvals(decisions, version),
+            "production_generation": approving.production_generation(decisions),
+            "judged_at": datetime.now(UTC),
+        }
     )
     progress(f"judging {name} {version}", 1, 1)
     return Case(chosen, candidate, champion, differences)
@@ -199,14 +210,18 @@ def _evidence(
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the rules said about one stage, and what became of it."""
+    """What the rules said about one stage, and what became of it. approval: the request to a person that this waits
+    for, if nothing else is missing."""
 
     stage: str
     verdict: Verdict
     moved: bool
+    approval: Request | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return {"stage": self.stage, "moved": self.moved, "verdict": self.verdict.model_dump(mode="json")}
+        waits = self.approval and {"id": self.approval.id, "expires_at": self.approval.expires_at.isoformat()}
+        facts = {"stage": self.stage, "moved": self.moved, "approval": waits}
+        return facts | {"verdict": self.verdict.model_dump(mode="json")}
 
 
 def judge(registry: ModelRegistry, name: str, version: str, stage: str, **options: Any) -> Verdict:
@@ -261,7 +276,8 @@ def promote(
     reason: str = "",
     **options: Any,
 ) -> list[Outcome]:
-    """Moves a version up to `stage`, through Staging, as far as the rules let it. Every answer is recorded.
+    """Moves a version up to `stage`, through Staging, as far as the rules let it. Every answer is recorded. Where
+    nothing but a person's approval is missing, it is asked for (`robustidps.approving`).
 
     Returns:
         One outcome for each stage asked about; the last has `moved=False` where the rules said no.
@@ -270,6 +286,8 @@ def promote(
         InputError: no such stage or version. IntegrityError: an edited bundle, ledger or held-out set.
         ConflictError: somebody else moved a version meanwhile.
     """
+    from robustidps import approving
+
     if stage not in ORDER:
         raise InputError(f"no stage {stage!r}", remedy=f"known: {', '.join(ORDER)}")
     assignment = registry.assignment(name)
@@ -279,6 +297,7 @@ def promote(
     wanted = ORDER[: ORDER.index(stage) + 1]
     if assignment.staging == version:
         wanted = wanted[1:]
+    approving.settle(registry, name)
     generation = assignment.generation
     if hold := held(registry, name, version, wanted[0], options.get("rules")):
         registry.record_refusal(name, version, wanted[0], verdict=hold, actor=actor, reason=reason)
@@ -288,6 +307,10 @@ def promote(
     outcomes: list[Outcome] = []
     for target in wanted:
         verdict = held(registry, name, version, target, options.get("rules")) or case.verdict(target)
+        if verdict.waits_for_approval:
+            request = approving.ask(registry, case, verdict, **facts)
+            outcomes.append(Outcome(target, verdict, moved=False, approval=request))
+            break
         if verdict.outcome != "promote":
             registry.record_refusal(name, version, target, verdict=verdict, **facts)
             outcomes.append(Outcome(target, verdict, moved=False))

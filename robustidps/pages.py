@@ -429,6 +429,10 @@ def show_ageing(result: Aged) -> None:
 def show_outcomes(name: str, version: str, outcomes: Iterable[Outcome]) -> None:
     for outcome in outcomes:
         show_verdict(name, version, outcome.stage, outcome.verdict.model_dump(mode="json"), outcome.moved)
+        if outcome.approval:
+            wanted = outcome.approval
+            console.line("approval", f"asked for until {wanted.expires_at:%Y-%m-%d %H:%M} UTC as {wanted.id}", "yellow")
+            console.line("", f"somebody else: robustidps approve {wanted.id} --reason '...'", "yellow")
 
 
 def show_verdict(name: str, version: str, stage: str, verdict: dict[str, Any], moved: bool) -> None:

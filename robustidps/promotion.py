@@ -21,7 +21,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from robustidps.evaluation.report import PairedDifference
-from robustidps.rules import Case, Evidence, Rule, RuleResult, Stage
+from robustidps.rules import APPROVAL, Case, Evidence, HumanApproval, Rule, RuleResult, Stage
 
 __all__ = ["EXPECTED", "Evidence", "EvidenceNeeds", "Rule", "RuleResult", "RuleSet", "Verdict", "decide"]
 
@@ -62,6 +62,11 @@ class Verdict(BaseModel):
     def counts(self) -> str:
         """For example `9 of 9 rules`."""
         return f"{self.passed} of {len(self.results)} rules"
+
+    @property
+    def waits_for_approval(self) -> bool:
+        """Whether nothing is missing but a person's approval."""
+        return self.outcome == "hold" and {r.rule for r in self.results if r.passed is not True} == {APPROVAL}
 
 
 class EvidenceNeeds(BaseModel):
@@ -107,6 +112,10 @@ class RuleSet(BaseModel):
     def for_stage(self, stage: Stage) -> list[Rule]:
         return [rule for rule in self.rules if stage in rule.stages]
 
+    def approval(self, stage: Stage) -> HumanApproval | None:
+        """The rule that waits for a person before `stage`, where there is one."""
+        return next((rule for rule in self.for_stage(stage) if isinstance(rule, HumanApproval)), None)
+
 
 def decide(
     candidate: Evidence,
@@ -130,7 +139,7 @@ def decide(
     if stage not in ("Staging", "Production"):
         raise ValueError(f"no rules lead to stage {stage!r}")
     to: Stage = "Staging" if stage == "Staging" else "Production"
-    case = Case(candidate, champion, {p.metric: p for p in paired})
+    case = Case(candidate, champion, {p.metric: p for p in paired}, to, rules.digest)
     results = [check(case, rules.evidence) for check in _CHECKS]
     asked = [r for r in results if r is not None]
     asked += [rule.judge(case) for rule in rules.for_stage(to)]

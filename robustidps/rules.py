@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,12 +18,39 @@ from robustidps.evaluation.metrics import describe
 from robustidps.evaluation.report import Evaluation, PairedDifference
 from robustidps.registry.metadata import TrainingFacts
 
-__all__ = ["Case", "Evidence", "Rule", "RuleResult", "Stage"]
+__all__ = ["APPROVAL", "Approved", "Case", "Evidence", "Rule", "RuleResult", "Stage"]
 
 Stage = Literal["Staging", "Production"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+APPROVAL = "approval"
+"""The kind of rule that waits for a person."""
+_CLOCKS_DIFFER = timedelta(minutes=5)  # between machines of one installation
+
+
+class Approved(BaseModel):
+    """A person's approval, as the signed ledger has it, and what exactly was approved.
+
+    by: who; several where it can't be told which of them it was. source: how that is known. requested_by: everybody
+    who may have asked for it. production_generation, data_digest: the production it was shown against, and the
+    held-out traffic whose figures were shown.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    request: str
+    by: tuple[str, ...]
+    source: str
+    at: datetime
+    expires_at: datetime
+    requested_by: tuple[str, ...]
+    stage: Stage
+    bundle_digest: str
+    rule_set_digest: str
+    production_generation: int
+    data_digest: str | None
 
 
 class Evidence(BaseModel):
@@ -31,7 +59,9 @@ class Evidence(BaseModel):
     incompatibilities: why it can't take the champion's place (`TrafficSchema.compatible_with`); empty when it can.
     drift_share: share of drifted columns, training reference against held-out traffic. rollback_available: whether
     there would be a version to go back to. Both None where nobody looked.
-    validations: answers of the caller's own checks, by name; approvals: who approved.
+    validations: answers of the caller's own checks, by name. approvals: what persons said about this version, whether
+    it counts or not. production_generation: the move that put the present production there; 0 where nothing is.
+    judged_at: when the rules are asked.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,7 +76,9 @@ class Evidence(BaseModel):
     drift_share: float | None = None
     rollback_available: bool | None = None
     validations: dict[str, bool] = Field(default_factory=dict)
-    approvals: list[str] = Field(default_factory=list)
+    approvals: list[Approved] = Field(default_factory=list)
+    production_generation: int = 0
+    judged_at: datetime | None = None
 
     def summary(self) -> dict[str, object]:
         """What the ledger keeps: identity, what it was judged on, and every figure that has a value."""
@@ -63,7 +95,7 @@ class Evidence(BaseModel):
             "blocks": f"{e.n_blocks} x {e.blocks}" if e else None,
             "metrics": e.metrics() if e else {},
             "drift_share": self.drift_share,
-            "approvals": self.approvals,
+            "approvals": [a.model_dump(mode="json") for a in self.approvals],
             "validations": self.validations,
         }
 
@@ -86,6 +118,8 @@ class Case:
     candidate: Evidence
     champion: Evidence | None
     paired: dict[str, PairedDifference]
+    stage: Stage = "Production"
+    rule_set_digest: str = ""
 
     def metric(self, name: str) -> float | None:
         """A finite figure or None: NaN is a missing figure, never one that compares false and slips through."""
@@ -362,17 +396,56 @@ class RollbackAvailable(_Rule):
 
 
 class HumanApproval(_Rule):
-    """So many different people approved."""
+    """So many different people, none of whom asked for it, have approved just this.
 
-    kind: Literal["human_approval"]
+    An approval counts for the bundle, stage, rules, held-out traffic and production that it was given on, if it is
+    known who gave it, and for `within_hours` after it was given. A request for one lapses after the same time.
+    """
+
+    kind: Literal["approval"]
+    stages: tuple[Stage, ...] = Field(default=("Production",), min_length=1)
     people: int = Field(default=1, ge=1, le=20)
+    within_hours: float = Field(default=72, gt=0, le=24 * 90, allow_inf_nan=False)
 
     def judge(self, case: Case) -> RuleResult:
-        who = sorted(set(case.candidate.approvals))
-        if len(who) < self.people:
-            text = f"{len(who)} of {self.people} approvals are there"
-            return self._result(None, text, len(who), self.people)
-        return self._result(True, f"approved by {', '.join(who)}", len(who), self.people)
+        counted: list[Approved] = []
+        names: set[str] = set()
+        discarded = []
+        for approved in sorted(case.candidate.approvals, key=lambda a: a.at):
+            if approved.stage != case.stage:
+                continue
+            if why := self._doubt(approved, case):
+                discarded.append(f"{_names(approved.by)}'s does not count: {why}")
+            elif not names & set(approved.by):
+                counted.append(approved)
+                names |= set(approved.by)
+        if len(counted) < self.people:
+            text = f"{len(counted)} of {self.people} approvals are there; {case.candidate.version} waits for a person"
+            more = f" ({'; '.join(discarded[-3:])})" if discarded else ""
+            return self._result(None, text + more, len(counted), self.people)
+        who = ", ".join(f"{_names(a.by)} ({a.source}, {a.at:%Y-%m-%d %H:%M} UTC)" for a in counted)
+        return self._result(True, f"approved by {who}", len(counted), self.people)
+
+    def _doubt(self, approved: Approved, case: Case) -> str | None:
+        """Why an approval doesn't count here; None if it does."""
+        e, now = case.candidate, case.candidate.judged_at
+        if approved.source == "unverified":
+            return "it is not known who that is"
+        if set(approved.by) & set(approved.requested_by):
+            return "who asked for it can't approve it"
+        if approved.bundle_digest != e.bundle_digest:
+            return "it is of another bundle"
+        if not case.rule_set_digest or approved.rule_set_digest != case.rule_set_digest:
+            return "it was given under other rules"
+        if approved.production_generation != e.production_generation:
+            return "production has moved since"
+        if e.evaluation is None or approved.data_digest != e.evaluation.data_digest:
+            return "the figures shown were of other held-out traffic"
+        if approved.at > approved.expires_at:
+            return "it came too late"
+        if now is None or not -_CLOCKS_DIFFER <= now - approved.at <= timedelta(hours=self.within_hours):
+            return f"it is not from the last {self.within_hours:g} h"
+        return None
 
 
 class RecallUnderEvasion(_Rule):
@@ -402,6 +475,10 @@ Rule = Annotated[
     | RecallUnderEvasion,
     Field(discriminator="kind"),
 ]
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return " or ".join(names)
 
 
 def _n(value: float, beside: float | None = None) -> str:

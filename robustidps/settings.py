@@ -14,16 +14,17 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import platformdirs
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -38,6 +39,7 @@ from robustidps.plugins import ANY, LINE
 __all__ = [
     "CONFIGS",
     "DASK",
+    "SECRETS",
     "Settings",
     "check_name",
     "config_error",
@@ -51,6 +53,7 @@ __all__ = [
     "parse_yaml",
     "part_of",
     "use_settings",
+    "used",
     "writable",
     "write_whole",
 ]
@@ -58,6 +61,9 @@ __all__ = [
 CONFIGS = Path(__file__).parent / "configs"
 DASK = r"^(off|local|(tcp|tls)://[^\s/@]+:[0-9]{1,5})$"
 """What the setting `dask` may be."""
+SECRETS = ("notify_webhook_url", "notify_webhook_secret", "notify_smtp_password")
+"""Settings that are secret as a whole: they are never shown, and don't travel to workers."""
+_MAY_HOLD_SECRETS = (*SECRETS, "database_url", "mlflow_tracking_uri")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -101,6 +107,24 @@ class Settings(BaseSettings):
         description="where train_all trains: threads of one process (off), processes of this machine (local), or a "
         "Dask scheduler's address, tcp://HOST:PORT or tls://HOST:PORT",
     )
+    notify_webhook_url: SecretStr | None = Field(
+        default=None, description="where decisions are POSTed to (docs/notifications.md); https, or on loopback"
+    )
+    notify_webhook_secret: SecretStr | None = Field(default=None, description="what they are signed with")
+    notify_webhook_secret_file: Path | None = Field(default=None, description="the file it is in")
+    notify_smtp_host: str | None = Field(default=None, description="the server that mail goes through")
+    notify_smtp_port: int = Field(default=587, ge=1, le=65535)
+    notify_smtp_starttls: bool = Field(default=True, description="off for a server on loopback alone")
+    notify_smtp_user: str | None = Field(default=None, description="if the server wants one")
+    notify_smtp_password: SecretStr | None = Field(default=None, description="of that user")
+    notify_smtp_password_file: Path | None = Field(default=None, description="the file it is in")
+    notify_mail_from: str | None = Field(default=None, description="the sender's address")
+    notify_mail_to: Annotated[tuple[str, ...], NoDecode] = Field(default=(), description="the recipients' addresses")
+    approval_by_prefect_form: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="the only people who hold the password of the Prefect server; answers in its form are theirs "
+        "(docs/approval.md). Default: nobody; the form can't approve",
+    )
     loihi_python: Path = Field(
         default=Path(__file__).resolve().parents[1] / "deployments" / "loihi" / ".venv" / "bin" / "python",
         description="the Python that simulates Loihi (docs/neuromorphic.md); default: the one that `make loihi` makes",
@@ -121,7 +145,7 @@ class Settings(BaseSettings):
             raise ValueError("must be s3://BUCKET/PREFIX or file:///FOLDER; credentials come from the environment")
         return value.rstrip("/") if value else value
 
-    @field_validator("plugins", mode="before")
+    @field_validator("plugins", "approval_by_prefect_form", "notify_mail_to", mode="before")
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         """The environment has one string, with blanks or commas between lines; a file may have one or a list."""
@@ -318,6 +342,8 @@ def config_error(error: ValidationError, where: object, model: type[BaseModel] |
             not item["loc"] and item["type"] == "value_error"
         ):  # keys that don't fit each other; the message names them
             parts.append(item["msg"].removeprefix("Value error, "))
+        elif key in _MAY_HOLD_SECRETS:
+            parts.append(f"'{key}': {item['msg']}")  # the value is not repeated
         else:
             shown = re.sub(r"//[^/@\s]*@", "//***@", repr(item.get("input")))  # an address may hold a password
             parts.append(f"'{printable(key)}' = {printable(shown, 60)}: {item['msg']}")
@@ -378,6 +404,13 @@ def writable(path: Path) -> Iterator[None]:
             where=error.filename or path,
             remedy="free space or choose another folder (ROBUSTIDPS_HOME)",
         ) from None
+
+
+def used(path: Path) -> Path:
+    """Notes that what lies at `path` was used now, so that `retention` lets it lie; gives `path`."""
+    with suppress(OSError):  # read-only, or gone: whoever reads it next will say so
+        os.utime(path)
+    return path
 
 
 def part_of(path: Path) -> Path:

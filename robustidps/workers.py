@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from robustidps.errors import ConfigError, printable
-from robustidps.settings import DASK, Settings, make_settings, use_settings
+from robustidps.settings import DASK, SECRETS, Settings, make_settings, use_settings
 
 __all__ = ["LOCAL", "OFF", "at_once", "carried", "check_place", "demand_shared", "is_loopback", "received"]
 
@@ -90,7 +90,7 @@ def demand_shared(address: str, settings: Settings, orchestrator: str | None) ->
 
 def carried(settings: Settings, address: str) -> dict[str, Any]:
     """Settings as they travel to a worker; `received` puts them in force there."""
-    sent = settings.model_dump(mode="json")
+    sent = settings.model_dump(mode="json", exclude=set(SECRETS))
     if not (address == LOCAL or address.startswith("tls://") or is_loopback(address)):
         sent |= {key: _hidden(sent[key]) for key in _URLS}
     return sent

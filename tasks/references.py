@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from robustidps.errors import DatasetError
+from robustidps.settings import used
 from robustidps.traffic.trafficset import TrafficSet
 
 __all__ = ["TrafficRef", "load", "store"]
@@ -28,13 +29,13 @@ class TrafficRef(BaseModel):
     @property
     def usable(self) -> bool:
         """Whether the file is still there (its content is checked by `load`)."""
-        return Path(self.path).is_file()
+        return used(Path(self.path)).is_file()
 
 
 def store(traffic: TrafficSet, folder: Path, name: str) -> TrafficRef:
     """Writes `traffic` to `folder/NAME-DIGEST.parquet` unless it is there. Raises StorageError."""
     path = folder / f"{name}-{traffic.digest[:16]}.parquet"
-    if not path.is_file():
+    if not used(path).is_file():
         traffic.write(path)
     return TrafficRef(path=str(path), digest=traffic.digest, rows=len(traffic))
 
@@ -46,7 +47,7 @@ def load(ref: TrafficRef | dict) -> TrafficSet:
         DatasetError: the file is gone or holds something else.
     """
     ref = TrafficRef.model_validate(ref)
-    traffic = TrafficSet.read(Path(ref.path))
+    traffic = TrafficSet.read(used(Path(ref.path)))
     if traffic.digest != ref.digest:
         raise DatasetError("was changed since it was written", where=ref.path, remedy="delete it and run again")
     return traffic

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from robustidps.errors import ConfigError
 from robustidps.evaluation.report import ClassFigures, Evaluation, Interval, PairedDifference, Timing
 from robustidps.promotion import EXPECTED, Evidence, Rule, RuleSet, Verdict, decide
 from robustidps.registry.metadata import TrainingFacts
+from robustidps.rules import Approved
 from robustidps.settings import CONFIGS, load_yaml
 
 PROFILES = sorted((CONFIGS / "promotion").glob("*.yaml"))
@@ -101,6 +103,43 @@ GAIN = {"kind": "gain", "metric": "accuracy", "margin": -0.005}
 LOWER = {"kind": "gain", "metric": "false_positive_rate", "margin": -0.005}
 FLOOR = {"kind": "recall_floor", "default": 0.5, "min_support": 20}
 
+HOUR = timedelta(hours=1)
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+def approved(by="ben", **changes) -> Approved:
+    """An approval, an hour before noon, of what `asked` judges."""
+    names = (by,) if isinstance(by, str) else by
+    fields = {"request": "r", "by": names, "source": "os", "at": NOON - HOUR, "expires_at": NOON + HOUR}
+    fields |= {"requested_by": ("ann",), "stage": "Production", "bundle_digest": "c" * 64, "data_digest": "e" * 64}
+    digest = rules({"kind": "approval"}).digest
+    return Approved(**(fields | {"rule_set_digest": digest, "production_generation": 0} | changes))
+
+
+def asked(*approvals: Approved, at=NOON, **changes) -> Evidence:
+    return evidence(approvals=list(approvals), judged_at=at, **changes)
+
+
+APPROVALS = [
+    # what was said, passed, words
+    (asked(), None, "0 of 1 approvals are there"),
+    (asked(approved()), True, "approved by ben (os, 2026-03-02 11:00 UTC)"),
+    (asked(approved("ann")), None, "ann's does not count: who asked for it"),
+    (asked(approved(by=("ben", "ann"), requested_by=("ann",))), None, "ben or ann's does not count"),
+    (asked(approved(source="unverified")), None, "not known who that is"),
+    (asked(approved(bundle_digest="d" * 64)), None, "another bundle"),
+    (asked(approved(rule_set_digest="0" * 64)), None, "under other rules"),
+    (asked(approved(production_generation=3)), None, "production has moved since"),
+    (asked(approved(), production_generation=1), None, "production has moved since"),
+    (asked(approved(data_digest="0" * 64)), None, "other held-out traffic"),
+    (asked(approved(), evaluation=None), None, "other held-out traffic"),
+    (asked(approved(expires_at=NOON - 2 * HOUR)), None, "it came too late"),
+    (asked(approved(), at=NOON + 72 * HOUR), None, "not from the last 72 h"),
+    (asked(approved(), at=NOON - 2 * HOUR), None, "not from the last 72 h"),
+    (asked(approved(), at=None), None, "not from the last 72 h"),
+    (asked(approved(stage="Staging")), None, "0 of 1"),
+]
+
 TABLE = [
     # rule, evidence, champion, paired, expected, words of the sentence
     ({"kind": "threshold", "metric": "accuracy", "min": 0.95}, evidence(), None, (), True, "accuracy 0.97"),
@@ -172,8 +211,7 @@ TABLE = [
     ({"kind": "rollback_available"}, evidence(), CHAMPION, (), True, "can be brought back"),
     ({"kind": "rollback_available"}, evidence(rollback_available=False), CHAMPION, (), False, "could not"),
     ({"kind": "rollback_available"}, evidence(rollback_available=None), CHAMPION, (), None, "nobody looked"),
-    ({"kind": "human_approval"}, evidence(approvals=["ann"]), None, (), True, "ann"),
-    ({"kind": "human_approval", "people": 2}, evidence(approvals=["ann", "ann"]), None, (), None, "1 of 2"),
+    *[({"kind": "approval"}, said, None, (), passed, words) for said, passed, words in APPROVALS],
     ({"kind": "recall_under_evasion", "min": 0.6}, with_metrics(recall_under_evasion=0.7), None, (), True, "0.7"),
     (
         {"kind": "recall_under_evasion", "min": 0.8},

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustidps.errors import BundleError, NotFoundError
-from robustidps.settings import writable
+from robustidps.settings import used, writable
 
 if TYPE_CHECKING:
     from robustidps.bundle import Bundle
@@ -70,7 +70,7 @@ class BundleCache:
         path = self.path(digest)
         if not self.has(digest):
             raise NotFoundError("the bundle is not kept on this machine", where=path)
-        self._checked(path, digest, path)
+        self._checked(used(path), digest, path)
         return path
 
     def open(self, digest: str) -> Bundle:

@@ -150,6 +150,12 @@ class Catalogue:
             self.assignment(name)
         return found
 
+    def checked_history(self, name: str) -> list[Decision]:
+        """What was decided about a model, oldest first; hashes and signatures are checked. Raises LedgerError."""
+        check_name(name)
+        with self.store.read() as connection:
+            return self.ledger.checked_of_model(connection, name)
+
     def production_at(self, name: str, when: datetime) -> Decision | None:
         """The decision that had last changed what is in production at `when`; its `standing` says what that was."""
         found, before = None, None

@@ -407,6 +407,16 @@ class Ledger:
         one = [e for e in entries if e.action == "register" and e.version == version][:1]
         return next((d for d in self.with_evidence(connection, one) if isinstance(d, Decision)), None)
 
+    def checked_after(self, connection: Connection, seq: int) -> list[Decision]:
+        """All decisions after row `seq`, oldest first, each with hash and signature checked. Raises LedgerError."""
+        query = sa.select(state.decision).where(state.decision.c.seq > seq).order_by(state.decision.c.seq)
+        found = []
+        for row in connection.execute(query).mappings():
+            for what in self._problems_of(row):
+                raise LedgerError(what, where=f"ledger row {row['seq']}", remedy=REMEDY)
+            found.append(Decision.from_row(row))
+        return found
+
     def verify(self, connection: Connection, *, model: str | None = None) -> LedgerReport:
         """Checks every record, the chain, its end, and that `assignment` and `version` say what the ledger says.
 

@@ -8,6 +8,7 @@ import pwd
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import RowMapping
@@ -15,7 +16,10 @@ from sqlalchemy.engine import RowMapping
 from robustidps.errors import printable
 from robustidps.registry.stages import Stage
 
-__all__ = ["Assignment", "ModelSummary", "VersionRecord", "acting", "os_user", "verdict_parts"]
+__all__ = ["Assignment", "ModelSummary", "VersionRecord", "acting", "os_user", "person", "verdict_parts"]
+
+_LOGIN_UID = Path("/proc/self/loginuid")
+_NO_LOGIN = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -88,16 +92,32 @@ def assignment_record(row: RowMapping) -> Assignment:
 
 def os_user() -> str:
     """The operating system's name for who runs this process; not taken from the environment, which anyone can set."""
+    return _user_name(os.getuid())
+
+
+def person() -> tuple[str, str]:
+    """(who sits behind this process, how that is known): `login` where the kernel remembers who logged in before `su`
+    or `sudo` made another user of them, else `os`, the user it runs as."""
     try:
-        return pwd.getpwuid(os.getuid()).pw_name
+        login = int(_LOGIN_UID.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # a kernel without auditing
+        login = _NO_LOGIN
+    if login in (_NO_LOGIN, os.getuid()):
+        return os_user(), "os"
+    return _user_name(login), "login"
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"uid {os.getuid()}"
+        return f"uid {uid}"
 
 
 def acting(actor: str | None, source: str | None) -> tuple[str, str]:
-    """(actor, how the actor is known): the OS user where nobody is named; a bare name is unverified."""
+    """(actor, how the actor is known): the person at this process where nobody is named; a bare name is unverified."""
     if actor is None:
-        return os_user(), "os"
+        return person()
     return printable(actor, 200), printable(source or "unverified", 64)
 
 

@@ -49,7 +49,7 @@ from robustidps.registry.registration import Registration
 from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, OVERRIDE, RECORDS, check_stage
 from robustidps.registry.state import StateStore
 from robustidps.registry.tracking import TAG, Tracking, TrainingRun
-from robustidps.registry.transitions import Move, commit
+from robustidps.registry.transitions import Also, Move, commit
 from robustidps.settings import Settings, check_name, get_settings, make_settings, writable
 
 if TYPE_CHECKING:
@@ -388,8 +388,13 @@ class ModelRegistry(Catalogue):
         rule_set: str | None = None,
         evidence: Mapping[str, Any] | None = None,
         reason: str = "",
+        also: Also | None = None,
     ) -> Decision:
-        """Writes into the ledger that a version was not let into a stage, and why. Moves nothing."""
+        """Writes into the ledger that a version was not let into a stage, and why. Moves nothing.
+
+        Args:
+            also: writes of the caller's that belong to the same transaction.
+        """
         target = check_stage(stage)
         outcome, reasons = verdict_parts(verdict)
         if outcome == APPROVED:
@@ -398,7 +403,7 @@ class ModelRegistry(Catalogue):
         said = tuple([reason] if reason else []) + reasons
         facts, rules = _with_rules(evidence, verdict), rule_set or getattr(verdict, "rule_set", None)
         move = Move(name, version, "refuse", target, who, source, outcome or "reject", said, facts, rules)
-        decision = commit(self.store, self.ledger, move)
+        decision = commit(self.store, self.ledger, move, also=also)
         self._project_or_warn(name)
         return decision
 
@@ -415,11 +420,13 @@ class ModelRegistry(Catalogue):
         rule_set: str | None = None,
         actor: str | None = None,
         actor_source: str | None = None,
+        also: Also | None = None,
     ) -> Decision:
         """Puts something about a version on record that moves nothing: an approval, an alarm, a review.
 
         Args:
             action: one of `stages.RECORDS`, but not `register` or `refuse`, which have methods of their own.
+            also: writes of the caller's that belong to the same transaction.
 
         Raises:
             InputError: no such action. NotFoundError: no such version. LedgerError: the ledger was edited.
@@ -429,7 +436,7 @@ class ModelRegistry(Catalogue):
         who, source = acting(actor, actor_source)
         facts = dict(evidence or {})
         move = Move(name, version, action, to_stage, who, source, verdict, tuple(reasons), facts, rule_set)
-        return commit(self.store, self.ledger, move)
+        return commit(self.store, self.ledger, move, also=also)
 
     def freeze(
         self,

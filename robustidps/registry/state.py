@@ -184,6 +184,8 @@ notified = sa.Table(
     sa.Column("channel", sa.String, primary_key=True),
     sa.Column("seq", sa.Integer),
     sa.Column("at", sa.String),
+    sa.Column("failures", sa.Integer),
+    sa.Column("retry_at", sa.String),
 )
 
 

@@ -10,12 +10,13 @@ could be made to execute.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,6 +181,65 @@ class Tracking:
         if self.settings.tracking_is_embedded:
             return self.settings.folder("artifacts").joinpath(experiment).as_uri()
         return None
+
+    # --- taking away (`robustidps.retention` says what)
+
+    def retire_run(self, run_id: str) -> None:
+        """Marks a run of ours as deleted, and says when; its artefacts stay."""
+        with self.errors():
+            run = self.client.get_run(run_id)
+            if TAG + "model" not in run.data.tags or run.info.lifecycle_stage == "deleted":
+                return
+            self.client.set_tag(run_id, TAG + "retired", str(int(time.time())))
+            self.client.delete_run(run_id)
+
+    def retired_runs(self) -> dict[str, float]:
+        """Runs that were retired, and when (seconds since 1970)."""
+        tag = TAG + "retired"
+        found = self._runs(f"tags.`{tag}` != ''", deleted=True)
+        return {run.info.run_id: float(run.data.tags[tag]) for run in found if run.data.tags[tag].isdigit()}
+
+    def abandoned_runs(self, before: float) -> Iterator[tuple[str, str]]:
+        """(run, what it is) of ours that failed, or were never ended, and began before that time."""
+        for run in self._runs(f"attributes.start_time < {int(before * 1000)} and tags.`{TAG}model` != ''"):
+            if run.info.status in ("FAILED", "KILLED", "RUNNING"):
+                yield run.info.run_id, f"{run.info.run_name}, {run.info.status.lower()}"
+
+    def purge_runs(self, run_ids: list[str]) -> None:
+        """Deletes retired runs for good, with their artefacts.
+
+        Raises:
+            RegistryUnavailableError: MLflow is a server, which takes no such orders.
+        """
+        if self.settings.tracking_uri.startswith("http"):
+            raise RegistryUnavailableError(
+                "runs can't be deleted for good through a server",
+                where=self.where,
+                remedy="run `mlflow gc` where the server runs, or leave purge_days empty",
+            )
+        with self.errors(), redirect_stdout(io.StringIO()):
+            from mlflow.cli import gc
+
+            # Called here and not as a command: the address may hold a password, and command lines can be read.
+            for start in range(0, len(run_ids), 100):
+                words = ["--backend-store-uri", self.settings.tracking_uri, "--run-ids"]
+                words += [",".join(run_ids[start : start + 100]), "--tracking-uri", self.settings.tracking_uri]
+                gc.main(args=words, standalone_mode=False)
+
+    def _runs(self, query: str, *, deleted: bool = False) -> Iterator[Any]:
+        with self.errors():
+            client = self.client
+            from mlflow.entities import ViewType
+
+            view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+            ids = [e.experiment_id for e in client.search_experiments()]
+            token = None
+            while ids:
+                page = client.search_runs(ids, query, run_view_type=view, max_results=1000, page_token=token)
+                yield from page
+                token = page.token
+                if not token:
+                    return
 
     def ping(self) -> None:
         """Raises RegistryUnavailableError unless MLflow answers."""

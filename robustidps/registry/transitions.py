@@ -7,7 +7,7 @@ A process that is killed leaves it done or not begun; of two that race, one is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,10 @@ from robustidps.registry.ledger import PIN_COLUMNS, REMEDY, Decision, Entry, Led
 from robustidps.registry.stages import ALIAS, MOVES, OVERRIDE, Course, Standing, advance, alias_of, stage_of
 from robustidps.registry.steps import step
 
-__all__ = ["Move", "commit", "standing_of"]
+__all__ = ["Also", "Move", "commit", "standing_of"]
+
+Also = Callable[[Connection, Decision], None]
+"""What else is written in the transaction of a decision."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Move:
         return self.action in MOVES
 
 
-def standing_of(decisions: Sequence[Entry]) -> Standing:
+def standing_of(decisions: Sequence[Entry | Decision]) -> Standing:
     """Where a model stands after `decisions`. Raises LedgerError naming the row that can't have been taken."""
     course = Course()
     for entry in decisions:
@@ -68,12 +71,14 @@ def commit(
     *,
     expected_generation: int | None = None,
     version_values: Mapping[str, Any] | None = None,
+    also: Also | None = None,
 ) -> Decision:
     """Carries out `move`, or records it where it moves nothing.
 
     Args:
         expected_generation: the assignment's generation when the decision was prepared; None skips the comparison.
         version_values: further columns to set on the version's row in the same transaction.
+        also: called in the same transaction once the decision is appended; what it raises undoes everything.
 
     Raises:
         ConflictError: the assignment has moved on since, or the version is there already; says what happened.
@@ -154,6 +159,8 @@ def commit(
         pinned = pin.columns() if pin else dict.fromkeys(PIN_COLUMNS)
         if any(row[column] != value for column, value in pinned.items()):
             connection.execute(sa.update(state.assignment).where(state.assignment.c.model == move.model).values(pinned))
+        if also is not None:
+            also(connection, decision)
         step(f"{move.action}.recorded")
     step(f"{move.action}.committed")
     ledger.remember(decision)

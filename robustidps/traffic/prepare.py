@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from robustidps import __version__
 from robustidps.errors import ConfigError, DatasetError, printable
 from robustidps.progress import Progress, silent
-from robustidps.settings import config_file, known_configs, load_yaml
+from robustidps.settings import config_file, known_configs, load_yaml, used
 from robustidps.traffic.captures_split import capture_split
 from robustidps.traffic.holdout import HoldOut
 from robustidps.traffic.loaders.card import default_folder
@@ -151,7 +151,7 @@ def load_dataset(
 
 
 def _simulations(folder: Path, settings: SimulatorSettings) -> Path:
-    return folder / f"simulated-{settings.digest[:12]}"
+    return used(folder / f"simulated-{settings.digest[:12]}")
 
 
 def evaded_dataset(

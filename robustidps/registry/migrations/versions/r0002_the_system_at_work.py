@@ -55,6 +55,15 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["model", "version"], ["version.model", "version.version"], name="approval_version"),
     )
     op.create_index("approval_model", "approval", ["model", "status"])
+    waiting = sa.text("status = 'waiting'")
+    op.create_index(
+        "approval_waiting",
+        "approval",
+        ["model", "version", "stage"],
+        unique=True,
+        sqlite_where=waiting,
+        postgresql_where=waiting,
+    )
     op.create_table(
         "drift_window",
         sa.Column("model", sa.String(63), primary_key=True),
@@ -77,6 +86,8 @@ def upgrade() -> None:
         sa.Column("channel", sa.String(100), primary_key=True),
         sa.Column("seq", sa.Integer, nullable=False),
         sa.Column("at", sa.String(40), nullable=False),
+        sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("retry_at", sa.String(40)),
     )
 
 
