@@ -46,7 +46,7 @@ HARDWARE = ("loihi",)
 ALIAS = "alias"
 # What a decision can do: move something, or be on record alone.
 MOVES = ("promote", "rollback", "archive", "withdraw", ALIAS)
-RECORDS = ("register", "refuse", "approve", "alarm", "review", "freeze", "thaw", "restore")
+RECORDS = ("register", "refuse", "approve", "alarm", "review", "freeze", "thaw", "restore", "retrain")
 
 
 @dataclass(frozen=True)
