@@ -27,7 +27,7 @@ from robustidps.evaluation.drift import DriftSettings, DriftSummary, drift_repor
 from robustidps.evaluation.markup import Markup, document, element, join, table
 from robustidps.evaluation.report import Interval
 from robustidps.monitoring.figures import Measured, drawn_rows
-from robustidps.monitoring.windows import Case, DriftWindow, report_folder
+from robustidps.monitoring.windows import Case, DriftWindow, report_folder, training_rows
 from robustidps.progress import Progress, silent
 from robustidps.settings import write_whole
 from robustidps.traffic.trafficset import TrafficSet
@@ -74,7 +74,7 @@ def evidently_report(
         return None
     sampled, origin = found.sample, []
     rows = min(settings.sample, len(found.sample))
-    before = _training_rows(registry, case, settings)
+    before = _training_sample(registry, case, settings)
     if before is not None:
         origin.append(f"reference: {len(before):,} rows drawn at random from the traffic {case.version} was trained on")
     else:
@@ -103,21 +103,12 @@ def evidently_report(
     )
 
 
-def _training_rows(registry: ModelRegistry, case: Case, settings: DriftSettings) -> TrafficSet | None:
-    """A sample of what the version was trained on, if the file is here and holds those very rows."""
-    facts = case.bundle.metadata.training
-    if facts is None:
+def _training_sample(registry: ModelRegistry, case: Case, settings: DriftSettings) -> TrafficSet | None:
+    traffic = training_rows(registry.settings.home, case.bundle)
+    if traffic is None:
         return None
-    for path in sorted((registry.settings.home / "traffic").glob(f"*-{facts.data_digest[:16]}.parquet")):
-        try:
-            traffic = TrafficSet.read(path)
-        except RobustIDPSError:
-            continue  # what isn't readable isn't the reference; the page says what was taken in its place
-        if traffic.digest == facts.data_digest and traffic.schema.digest == case.bundle.schema.digest:
-            size = min(settings.sample, len(traffic))
-            chosen = np.random.default_rng(settings.seed).choice(len(traffic), size, replace=False)
-            return traffic.select(np.sort(chosen))
-    return None
+    size = min(settings.sample, len(traffic))
+    return traffic.select(np.sort(np.random.default_rng(settings.seed).choice(len(traffic), size, replace=False)))
 
 
 def _said(case: Case, before: TrafficSet) -> Any:

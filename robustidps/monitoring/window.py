@@ -149,7 +149,7 @@ def collect(
     """
     if not exists(path):
         raise DatasetError("no such file or folder", where=path)
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    found = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
     captures = [p for p in found if p.suffix.lower() in CAPTURE_SUFFIXES]
     files = [p for p in found if p.suffix == ".parquet"]
     if not captures and not files:

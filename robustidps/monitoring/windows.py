@@ -29,6 +29,7 @@ from robustidps.monitoring.window import Range, Window, collect, moment, ranges,
 from robustidps.progress import Progress, silent
 from robustidps.registry import state
 from robustidps.registry.ledger import Decision, canonical
+from robustidps.traffic.trafficset import TrafficSet
 
 if TYPE_CHECKING:
     from robustidps.bundle import Bundle
@@ -45,6 +46,7 @@ __all__ = [
     "next_windows",
     "report_folder",
     "reviews_of",
+    "training_rows",
     "unannounced",
     "window",
     "windows",
@@ -440,6 +442,21 @@ def reviews_of(registry: ModelRegistry, model: str) -> dict[str, Review]:
 def report_folder(registry: ModelRegistry, row: DriftWindow) -> Path:
     """Where a window's pages lie; from its model and name, never from its row, which somebody may have edited."""
     return registry.settings.home / "reports" / "drift" / row.model / row.id
+
+
+def training_rows(home: Path, bundle: Bundle) -> TrafficSet | None:
+    """What a version was trained on, where training left it, if it is there and holds those very rows."""
+    facts = bundle.metadata.training
+    if facts is None:
+        return None
+    for path in sorted((home / "traffic").glob(f"*-{facts.data_digest[:16]}.parquet")):
+        try:
+            traffic = TrafficSet.read(path)
+        except DatasetError:
+            continue  # not readable: as good as gone
+        if traffic.digest == facts.data_digest and traffic.schema.digest == bundle.schema.digest:
+            return traffic
+    return None
 
 
 def described(wanted: Range) -> str:
