@@ -73,7 +73,7 @@ class WindowRules(BaseModel):
         default=0.05, gt=0, le=1, allow_inf_nan=False, description="below validation, where labels came back"
     )
     repeat_h: float = Field(
-        default=24, ge=0, le=8760, allow_inf_nan=False, description="hours after which a lasting alarm is told again"
+        default=20, ge=0, le=8760, allow_inf_nan=False, description="hours after which a lasting alarm is told again"
     )
     evidently: Literal["always", "drifted", "never"] = Field(
         default="always", description="which windows get Evidently's page (8 MB each)"

@@ -45,11 +45,14 @@ __all__ = [
     "WindowFigures",
     "allowance",
     "compared",
+    "drawn_predictions",
     "drawn_rows",
     "measure",
 ]
 
 HOUR_S = 3600
+NEVER = 1e9
+"""An allowance that no column exceeds: nothing can be said of no rows."""
 RESAMPLES = 1000
 
 
@@ -366,7 +369,7 @@ def compared(figures: WindowFigures, accepted: WindowFigures, threshold: float) 
             raise SchemaError("the two windows were counted in different bins", where=name)
         if psi(before, now) >= threshold + allowance(np.asarray(before), np.asarray(now)):
             moved.append(name)
-    p, q = (np.array(list(f.predictions.values()), np.float64) for f in (accepted, figures))
+    p, q = (np.array([f.predictions[name] for name in figures.predictions], np.float64) for f in (accepted, figures))
     distance = jensen_shannon(p / p.sum(), q / q.sum())
     return Comparison(
         moved=moved,
@@ -381,7 +384,7 @@ def allowance(expected: npt.NDArray[np.int64], actual: npt.NDArray[np.int64]) ->
     n, m = float(np.sum(expected)), float(np.sum(actual))
     freedom = max(int(((np.asarray(expected) + np.asarray(actual)) > 0).sum()) - 1, 0)
     if not n or not m:
-        return math.inf
+        return NEVER
     return (1 / n + 1 / m) * (freedom + 3 * math.sqrt(2 * freedom))
 
 
@@ -472,6 +475,15 @@ def drawn_rows(
             known = np.isfinite(coarse[:, i])
             coarse[known, i] = steps[np.searchsorted(np.asarray(feature.edges, np.float32), coarse[known, i])]
     return made, coarse
+
+
+def drawn_predictions(reference: ReferenceProfile, rows: int, seed: int) -> npt.NDArray[np.float32] | None:
+    """Predicted classes drawn from a profile's shares, float32 [rows, C], 1 for the class; None where it has none."""
+    shares = _shares(reference)
+    if shares is None:
+        return None
+    p = np.array(list(shares.values()))
+    return np.eye(len(p), dtype=np.float32)[np.random.default_rng(seed).choice(len(p), rows, p=p / p.sum())]
 
 
 def _steps(feature: FeatureProfile) -> npt.NDArray[np.float32]:

@@ -31,7 +31,9 @@ LISTED = 20
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 190, 34, 10, 12, 44
 _LETTERS = {"expected": "E", "incident": "I", "ignore": "-"}
 _STYLE = """
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(21rem, 1fr)); gap: 1.2rem; margin: 1.2rem 0; }
+.panels {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); gap: 1.2rem; margin: 1.2rem 0;
+}
 .panel { margin: 0; padding: .8rem 1rem; background: var(--raised); border-radius: .5rem; }
 .panel h2 { margin: 0 0 .2rem; padding: 0; border: 0; font-size: 1.1rem; }
 .panel svg { display: block; width: 100%; height: auto; }
@@ -117,7 +119,9 @@ def _panel(name: str, found: Sequence[DriftWindow], said: Mapping[str, Review], 
     for kind, points in reversed(series.items()):
         for a, b, row in points:
             told = f"{row.ended:%Y-%m-%d %H:%M} UTC, {row.version}, {row.status}: {row.rows:,} flows"
-            mark = f"dot {kind}{' alarm' if row.alarm else ''}"
+            moved = row.measured.anchor if kind == "anchor" else row.measured.reference
+            red = row.alarm and (kind == "reference" or (moved is not None and moved.share >= settings.windows.share))
+            mark = f"dot {kind}{' alarm' if red else ''}"
             shape = (
                 element("circle", element("title", told), cx=f"{a:.1f}", cy=f"{b:.1f}", r=4, class_=mark)
                 if kind == "reference"

@@ -22,11 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from robustidps.errors import RobustIDPSError
 from robustidps.evaluation.drift import DriftSettings, DriftSummary, drift_report
 from robustidps.evaluation.markup import Markup, document, element, join, table
 from robustidps.evaluation.report import Interval
-from robustidps.monitoring.figures import Measured, drawn_rows
+from robustidps.monitoring.figures import Measured, drawn_predictions, drawn_rows
 from robustidps.monitoring.windows import Case, DriftWindow, report_folder, training_rows
 from robustidps.progress import Progress, silent
 from robustidps.settings import write_whole
@@ -73,22 +72,26 @@ def evidently_report(
     if wanted == "never" or (wanted == "drifted" and not row.drifted):
         return None
     sampled, origin = found.sample, []
+    said = None
     rows = min(settings.sample, len(found.sample))
     before = _training_sample(registry, case, settings)
     if before is not None:
+        said = case.bundle.probabilities(before.features)
         origin.append(f"reference: {len(before):,} rows drawn at random from the traffic {case.version} was trained on")
     else:
         made, coarse = drawn_rows(case.reference, max(rows, settings.min_rows), settings.seed, like=sampled.features)
         before = TrafficSet.build(case.bundle.schema, made)
         sampled = TrafficSet.build(case.bundle.schema, coarse)
+        said = drawn_predictions(case.reference, len(made), settings.seed)
         origin.append(
             f"reference: the training traffic of {case.version} is not here; {len(made):,} rows were drawn from its "
             "profile, column by column. Values on both sides are edges of its bins: distances are between bins, and "
             "how columns go together is not shown"
         )
-    origin.append(f"current: {len(sampled):,} rows drawn at random from the window's {row.rows:,}")
+    whole = len(sampled) == row.rows
+    drawn = "all" if whole else f"{len(sampled):,} rows drawn at random"
+    origin.append(f"current: {drawn} of the window's {row.rows:,} rows")
     folder = report_folder(registry, row)
-    said = _said(case, before)
     return drift_report(
         before,
         sampled,
@@ -109,14 +112,6 @@ def _training_sample(registry: ModelRegistry, case: Case, settings: DriftSetting
         return None
     size = min(settings.sample, len(traffic))
     return traffic.select(np.sort(np.random.default_rng(settings.seed).choice(len(traffic), size, replace=False)))
-
-
-def _said(case: Case, before: TrafficSet) -> Any:
-    """What the model says of the reference's rows; None for rows that no flow ever was."""
-    try:
-        return case.bundle.probabilities(before.features)
-    except RobustIDPSError:
-        return None
 
 
 def keep_snapshot(home: Path, row: DriftWindow, snapshot: Any) -> None:

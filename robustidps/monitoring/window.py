@@ -246,7 +246,7 @@ def _opened(path: Path, schema: TrafficSchema) -> Any:
     except ImportError:
         raise MissingExtraError("pyarrow", "traffic") from None
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise DatasetError("no such file", where=path) from None
     except (OSError, pa.ArrowException) as error:

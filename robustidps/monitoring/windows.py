@@ -28,7 +28,7 @@ from robustidps.monitoring.reviews import anchor_version, in_force, reviews
 from robustidps.monitoring.window import Range, Window, collect, moment, ranges, span
 from robustidps.progress import Progress, silent
 from robustidps.registry import state
-from robustidps.registry.ledger import Decision, canonical
+from robustidps.registry.ledger import Decision
 from robustidps.traffic.trafficset import TrafficSet
 
 if TYPE_CHECKING:
@@ -405,7 +405,7 @@ def _write(registry: ModelRegistry, row: DriftWindow, *, new: bool) -> None:
         "began": row.began.isoformat(),
         "ended": row.ended.isoformat(),
         "created_at": row.created_at.isoformat(),
-        "figures": canonical(row.figures),
+        "figures": json.dumps(row.figures, allow_nan=False),  # as it is: classes keep their order
     }
     with registry.store.write() as connection:
         if new:

@@ -124,5 +124,5 @@ def toy_bundle(folder: Path, *, name: str = "toy", version: str = "1.0.0", seed:
         preprocessing=preprocessing,
         temperature=1.3,
         rows=traffic,
-        reference=profile(traffic),
+        reference=profile(traffic, softmax(trained.logits(seen.x) / 1.3)),
     )
