@@ -129,6 +129,11 @@ class Settings(BaseSettings):
         default=Path(__file__).resolve().parents[1] / "deployments" / "loihi" / ".venv" / "bin" / "python",
         description="the Python that simulates Loihi (docs/neuromorphic.md); default: the one that `make loihi` makes",
     )
+    reports_url: str = Field(
+        default="http://127.0.0.1:4300",
+        pattern=r"^https?://[^\s/@]+$",
+        description="where `robustidps reports serve` is reached; links in MLflow and Prefect lead there",
+    )
     debug: bool = Field(default=False, description="show tracebacks")
 
     @field_validator("home")

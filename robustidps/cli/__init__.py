@@ -17,8 +17,8 @@ import sys
 from robustidps import console
 from robustidps.cli._app import app
 from robustidps.errors import RobustIDPSError
-from robustidps.cli import start, models, export, stages, approvals, traffic, data, registry, installation  # noqa: F401
-from robustidps.cli import notices, upkeep  # noqa: F401
+from robustidps.cli import start, models, export, stages, approvals, monitoring, traffic, data  # noqa: F401
+from robustidps.cli import registry, notices, upkeep, installation  # noqa: F401
 
 __all__ = ["app", "main"]
 

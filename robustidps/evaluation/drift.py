@@ -19,14 +19,14 @@ import html
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from robustidps.errors import DatasetError, MissingExtraError, SchemaError
 from robustidps.evaluation.reference import drift_against_profile, profile
@@ -37,14 +37,53 @@ from robustidps.traffic.trafficset import TrafficSet
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ColumnDrift", "DriftSettings", "DriftSummary", "PredictionDrift", "drift_report", "tokens"]
+__all__ = [
+    "ColumnDrift",
+    "DriftSettings",
+    "DriftSummary",
+    "PredictionDrift",
+    "WindowRules",
+    "drift_report",
+    "jensen_shannon",
+    "tokens",
+]
 
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'"
 )
+_FILES = {"html": "drift.html", "evidently": "evidently.json", "summary": "drift.json"}
 _PREDICTION = "prediction"
 _FEW = 1000  # two samples of one normal distribution are 0.06 apart on average at 1000 rows, 0.10 at 300
+
+
+class WindowRules(BaseModel):
+    """When a window of traffic counts as drifted, and when that is an alarm (`robustidps.monitoring`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    k: int = Field(default=3, ge=1, le=100, description="an alarm needs this many drifted windows")
+    n: int = Field(default=5, ge=1, le=100, description="... of so many that came last, the latest among them")
+    psi: float = Field(default=0.25, gt=0, le=100, allow_inf_nan=False, description="from which a column has moved")
+    share: float = Field(default=0.2, gt=0, le=1, allow_inf_nan=False, description="of columns that have moved")
+    alerts_factor: float = Field(
+        default=3.0, gt=1, le=1e6, allow_inf_nan=False, description="more or fewer alerts than in the first window"
+    )
+    accuracy_drop: float = Field(
+        default=0.05, gt=0, le=1, allow_inf_nan=False, description="below validation, where labels came back"
+    )
+    repeat_h: float = Field(
+        default=20, ge=0, le=8760, allow_inf_nan=False, description="hours after which a lasting alarm is told again"
+    )
+    evidently: Literal["always", "drifted", "never"] = Field(
+        default="always", description="which windows get Evidently's page (8 MB each)"
+    )
+
+    @model_validator(mode="after")
+    def _k_of_n(self) -> WindowRules:
+        if self.k > self.n:
+            raise ValueError(f"k = {self.k} of n = {self.n} windows can never be")
+        return self
 
 
 class DriftSettings(BaseModel):
@@ -61,6 +100,7 @@ class DriftSettings(BaseModel):
     categorical_threshold: float = Field(default=0.1, gt=0, le=100, allow_inf_nan=False)
     missing_threshold: float = Field(default=0.1, gt=0, le=1, allow_inf_nan=False)
     prediction_threshold: float = Field(default=0.1, gt=0, le=1, allow_inf_nan=False)
+    windows: WindowRules = WindowRules()
 
     @classmethod
     def load(cls) -> DriftSettings:
@@ -144,6 +184,9 @@ def drift_report(
     reference_probabilities: npt.NDArray[np.float32] | None = None,
     current_probabilities: npt.NDArray[np.float32] | None = None,
     settings: DriftSettings | None = None,
+    files: dict[str, str] | None = None,
+    origin: Sequence[str] = (),
+    keep: Callable[[Any], object] | None = None,
     progress: Progress = silent,
 ) -> DriftSummary:
     """Compares `current` with `reference` and writes `drift.html`, `evidently.json` and `drift.json` into `folder`.
@@ -153,6 +196,9 @@ def drift_report(
         reference_probabilities, current_probabilities: float32 [N, C] for the rows of each; without both there is no
             prediction drift.
         settings: default: `configs/drift.yaml`.
+        files: other names for the three, by `html`, `evidently` and `summary`.
+        origin: sentences on where the rows come from, in place of those that count them.
+        keep: called with Evidently's snapshot, which holds no word from the traffic either.
 
     Raises:
         SchemaError: the schemas differ, or probabilities don't fit the rows.
@@ -192,7 +238,7 @@ def drift_report(
         if all(frame[token].notna().any() for frame in frames)  # Evidently stops at a column without a value
     }
     progress("Evidently's report", 0, 1)
-    values, page, raw = _evidently(frames, reference, comparable, predicted, settings)
+    values, page, raw, snapshot = _evidently(frames, reference, comparable, predicted, settings)
     progress("Evidently's report", 1, 1)
 
     columns = []
@@ -234,12 +280,15 @@ def drift_report(
         drifted_columns=drifted,
         drifted_share=drifted / len(columns),
         prediction=_prediction(known, current, current_probabilities, over_all, settings) if predicted else None,
-        files={"html": "drift.html", "evidently": "evidently.json", "summary": "drift.json"},
-        notes=_notes(reference, current, sampled, settings, len(names) - len(comparable), predicted),
+        files={**_FILES, **(files or {})},
+        notes=_notes(reference, current, sampled, settings, len(names) - len(comparable), predicted, origin),
     )
-    write_whole(folder / "drift.html", _dressed(page, summary))
-    write_whole(folder / "evidently.json", json.dumps(raw, indent=1, default=str) + "\n")
-    write_whole(folder / "drift.json", json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
+    write_whole(folder / summary.files["html"], _dressed(page, summary))
+    write_whole(folder / summary.files["evidently"], json.dumps(raw, indent=1, default=str) + "\n")
+    write_whole(folder / summary.files["summary"], json.dumps(summary.model_dump(mode="json"), indent=1) + "\n")
+    if keep is not None:
+        with _quietly():
+            keep(snapshot)
     return summary
 
 
@@ -302,8 +351,8 @@ def _evidently(
     comparable: dict[str, str],
     predicted: bool,
     settings: DriftSettings,
-) -> tuple[dict[str, float], str, Any]:
-    """Evidently's distance by column token, its page, and its figures as it gives them."""
+) -> tuple[dict[str, float], str, Any, Any]:
+    """Evidently's distance by column token, its page, its figures as it gives them, and the snapshot they are of."""
     with _quietly():
         try:
             from evidently import DataDefinition, Dataset, Report
@@ -334,7 +383,7 @@ def _evidently(
         if metric["config"]["type"].endswith(":ValueDrift"):
             value = float(metric["value"])
             values[metric["config"]["column"]] = value
-    return {column: value for column, value in values.items() if np.isfinite(value)}, page, raw["metrics"]
+    return {column: value for column, value in values.items() if np.isfinite(value)}, page, raw["metrics"], snapshot
 
 
 def _prediction(
@@ -347,7 +396,7 @@ def _prediction(
     counts = np.bincount(np.asarray(probabilities).argmax(axis=1), minlength=current.schema.output_dim)
     before = np.asarray(known["predictions"], np.float64) / known["rows"]
     now = counts / counts.sum()
-    distance = _jensen_shannon(before, now)
+    distance = jensen_shannon(before, now)
     return PredictionDrift(
         reference=dict(zip(current.schema.classes, before.tolist(), strict=True)),
         current=dict(zip(current.schema.classes, now.tolist(), strict=True)),
@@ -359,8 +408,8 @@ def _prediction(
     )
 
 
-def _jensen_shannon(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> float:
-    """Square root of the Jensen-Shannon divergence in nats (Endres & Schindelin, 2003); 0 to sqrt(ln 2)."""
+def jensen_shannon(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> float:
+    """Square root of the Jensen-Shannon divergence in nats (Endres & Schindelin, 2003) of shares; 0 to sqrt(ln 2)."""
     middle = (p + q) / 2
     total = 0.0
     for side in (p, q):
@@ -376,9 +425,12 @@ def _notes(
     settings: DriftSettings,
     empty: int,
     predicted: bool,
+    origin: Sequence[str],
 ) -> list[str]:
-    notes = []
+    notes = list(origin)
     for word, side, n in (("reference", reference, sampled[0]), ("current", current, sampled[1])):
+        if origin:
+            break
         if n is not None:
             notes.append(f"{word}: a random sample of {n:,} of {len(side):,} rows (seed {settings.seed})")
         else:

@@ -287,9 +287,22 @@ class ModelRegistry(Catalogue):
         self.tracking.tag_version(name, record.mlflow_version, tags)
 
     def log_report(
-        self, name: str, version: str, kind: str, figures: Mapping[str, float], files: Iterable[Path]
+        self,
+        name: str,
+        version: str,
+        kind: str,
+        figures: Mapping[str, float],
+        files: Iterable[Path],
+        *,
+        folder: str | None = None,
+        step: int = 0,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Puts a report on a version into its run: figures as `KIND/..`, files into the artefact folder `KIND`.
+
+        Args:
+            folder: another artefact folder. step: of the figures, where a kind of report comes again and again.
+            tags: for the version's page, each under a name of ours.
 
         Raises:
             NotFoundError, RegistryUnavailableError.
@@ -297,8 +310,11 @@ class ModelRegistry(Catalogue):
         record = self.version(name, version)
         if record.run_id is None:
             raise NotFoundError("is not registered", where=f"{name} {version}")
-        self.tracking.log_metrics(record.run_id, figures, prefix=f"{kind}/")
-        self.tracking.log_files(record.run_id, files, kind)
+        self.tracking.log_metrics(record.run_id, figures, step=step, prefix=f"{kind}/")
+        self.tracking.log_files(record.run_id, files, folder or kind)
+        if tags and record.mlflow_version is not None:
+            named = {TAG + key: value for key, value in tags.items()}
+            self.tracking.tag_version(name, record.mlflow_version, named)
 
     # --- moving
 

@@ -52,7 +52,7 @@ ALIAS = "alias"
 # What a decision can do: move something, or be on record alone.
 STAGE_MOVES = ("promote", "rollback", "archive", "withdraw")
 MOVES = (*STAGE_MOVES, ALIAS)
-RECORDS = ("register", "refuse", "approve", "alarm", "review", "freeze", "thaw", "restore")
+RECORDS = ("register", "refuse", "approve", "alarm", "review", "freeze", "thaw", "restore", "retrain")
 
 
 @dataclass(frozen=True)

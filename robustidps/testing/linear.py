@@ -19,6 +19,7 @@ from pydantic import Field
 
 from robustidps.bundle import Bundle, write_bundle
 from robustidps.calibration import softmax
+from robustidps.evaluation.reference import profile
 from robustidps.families import FamilySettings, Standardised, TrainedModel, TrainingContext
 from robustidps.preprocessing import Preprocessing
 from robustidps.registry.metadata import ModelMetadata
@@ -123,5 +124,5 @@ def toy_bundle(folder: Path, *, name: str = "toy", version: str = "1.0.0", seed:
         preprocessing=preprocessing,
         temperature=1.3,
         rows=traffic,
-        reference={"rows": rows},
+        reference=profile(traffic, softmax(trained.logits(seen.x) / 1.3)),
     )

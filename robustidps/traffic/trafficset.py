@@ -163,7 +163,7 @@ class TrafficSet:
         with writable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                pq.write_table(table, part, compression="zstd")
+                pq.write_table(table, part, compression="zstd", write_page_checksum=True)
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
