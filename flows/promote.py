@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from prefect import flow
 
+from robustidps.flows.forms import RuleSetName
 from robustidps.tasks.registry import promote_version
 
 __all__ = ["promote"]
@@ -13,7 +14,7 @@ __all__ = ["promote"]
 
 @flow(name="promote", persist_result=True, result_serializer="json", validate_parameters=True)
 def promote(
-    name: str, version: str, stage: Literal["Staging", "Production"] = "Production", rules: str | None = None
+    name: str, version: str, stage: Literal["Staging", "Production"] = "Production", rules: RuleSetName | None = None
 ) -> list[dict[str, Any]]:
     """Asks the rules for each stage up to `stage`. A refusal is a result: the last outcome has `moved: false`.
 
