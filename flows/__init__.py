@@ -16,28 +16,18 @@ from __future__ import annotations
 import os
 
 from robustidps.settings import Settings
+from robustidps.system.record import address_of
+from robustidps.system.services import prefect_environment
 
 __all__ = ["embedded"]
 
 
 def embedded(settings: Settings) -> None:
-    """Points Prefect at this home, with no server to start, unless the environment already says otherwise.
-
-    Console output is the command line's; flow and task logs still go to Prefect's database. Results are JSON, never
-    pickles. No telemetry leaves the machine.
-    """
-    defaults = {
-        "PREFECT_HOME": str(settings.folder("prefect")),
-        "PREFECT_LOCAL_STORAGE_PATH": str(settings.folder("prefect", "results")),
-        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO" if settings.debug else "CRITICAL",
-        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "1",
-    }
-    if settings.prefect_url:
-        defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = settings.prefect_url
+    """Points Prefect at this home, unless the environment already says otherwise: at the server of `robustidps up`
+    while that runs, so that its page shows what the command line starts; else there is no server to start."""
+    defaults = prefect_environment(settings)
+    server = address_of(settings, "prefect")
+    if server:
+        defaults["PREFECT_API_URL"] = f"{server}/api"
     for key, value in defaults.items():
         os.environ.setdefault(key, value)

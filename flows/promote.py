@@ -22,6 +22,7 @@ from pydantic import Field
 
 from robustidps import approving
 from robustidps.errors import ConflictError, RefusedError, UnavailableError
+from robustidps.flows.forms import RuleSetName
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import Settings, get_settings
 from robustidps.tasks.registry import promote_version
@@ -51,7 +52,7 @@ class Answerable(RunInput):
 
 @flow(name="promote", persist_result=True, result_serializer="json", validate_parameters=True)
 def promote(
-    name: str, version: str, stage: Literal["Staging", "Production"] = "Production", rules: str | None = None
+    name: str, version: str, stage: Literal["Staging", "Production"] = "Production", rules: RuleSetName | None = None
 ) -> list[dict[str, Any]]:
     """Asks the rules for each stage up to `stage`. A refusal is a result: the last outcome has `moved: false`.
 

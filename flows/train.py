@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
+from robustidps.flows.forms import DatasetName, FamilyName, RuleSetName
 from robustidps.flows.steps import candidate, traffic_parts, trainings
 from robustidps.judging import rule_set
 from robustidps.traffic.holdout import HoldOut
@@ -18,8 +19,8 @@ __all__ = ["command_line", "train"]
 
 @flow(name="train", persist_result=True, result_serializer="json", validate_parameters=True)
 def train(
-    family: str = "neural_ode",
-    dataset: str = "simulated",
+    family: FamilyName = "neural_ode",
+    dataset: DatasetName = "simulated",
     data_dir: str | None = None,
     schema_file: str | None = None,
     overrides: dict[str, Any] | None = None,
@@ -31,17 +32,17 @@ def train(
     limit_rows: Annotated[int, Field(ge=1)] | None = None,
     hold_out: list[Annotated[str, Field(pattern=r"^(tool|service|day)=.+$", max_length=220)]] | None = None,
     promote_to: Literal["Staging", "Production"] | None = None,
-    rules: str | None = None,
+    rules: RuleSetName | None = None,
     description: str = "",
 ) -> dict[str, Any]:
     """Traffic -> split, evade -> train -> bundle, parity gate -> evaluate -> drift -> page -> register (-> promote).
 
     Args:
         family: Model family, as `robustidps models --families` lists them.
-        dataset: A name in configs/training, or the path of a Parquet or CSV file.
+        dataset: A data set known here (configs/training), or the whole path of a Parquet or CSV file of yours.
         data_dir: Folder of a public data set's files.
         schema_file: Schema of a table of yours (docs/data.md).
-        overrides: Settings of the family, for example {"hidden": 96}.
+        overrides: Settings of the family (docs/families.md lists them), for example {"hidden": 96}.
         name: Registered model; default is the family, with the data set's suffix.
         version: Semantic version; default is the next minor one.
         breaking: Take the next major number.

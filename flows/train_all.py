@@ -23,6 +23,7 @@ from pydantic import Field
 from robustidps.errors import RobustIDPSError, printable
 from robustidps.families import choose, family_settings, get_family
 from robustidps.flows import embedded
+from robustidps.flows.forms import DatasetName, FamilyName, RuleSetName
 from robustidps.flows.runners import Stopped, runner, telling
 from robustidps.flows.steps import judged, traffic_parts, trainings
 from robustidps.flows.train import command_line
@@ -46,8 +47,8 @@ _STOPPING_S = 120
 
 @flow(name="train_all", persist_result=True, result_serializer="json", validate_parameters=True)
 def train_all(
-    families: list[str] | None = None,
-    dataset: str = "simulated",
+    families: list[FamilyName] | None = None,
+    dataset: DatasetName = "simulated",
     data_dir: str | None = None,
     schema_file: str | None = None,
     overrides: dict[str, dict[str, Any]] | None = None,
@@ -56,7 +57,7 @@ def train_all(
     limit_rows: Annotated[int, Field(ge=1)] | None = None,
     hold_out: list[Annotated[str, Field(pattern=r"^(tool|service|day)=.+$", max_length=220)]] | None = None,
     promote_to: Literal["Staging", "Production"] | None = None,
-    rules: str | None = None,
+    rules: RuleSetName | None = None,
     description: str = "",
     dask: Annotated[str, Field(pattern=DASK)] | None = None,
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None,
@@ -65,7 +66,7 @@ def train_all(
 
     Args:
         families: Which; default is all that can be trained here.
-        dataset: A name in configs/training, or the path of a Parquet or CSV file.
+        dataset: A data set known here (configs/training), or the whole path of a Parquet or CSV file of yours.
         data_dir: Folder of a public data set's files.
         schema_file: Schema of a table of yours (docs/data.md).
         overrides: Settings by family, for example {"quantum": {"epochs": 3}}.

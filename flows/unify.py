@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
+from robustidps.flows.forms import DatasetName, RuleSetName
 from robustidps.flows.steps import candidate, traffic_parts
 from robustidps.judging import rule_set
 from robustidps.registry.metadata import MAX_SPLIT
@@ -24,7 +25,7 @@ __all__ = ["unify"]
 @flow(name="unify", persist_result=True, result_serializer="json", validate_parameters=True)
 def unify(
     members: list[str],
-    dataset: str = "simulated",
+    dataset: DatasetName = "simulated",
     data_dir: str | None = None,
     schema_file: str | None = None,
     name: str | None = None,
@@ -33,14 +34,14 @@ def unify(
     split: Literal["temporal", "official", "captures", "shuffled"] | None = None,
     hold_out: list[Annotated[str, Field(pattern=r"^(tool|service|day)=.+$", max_length=220)]] | None = None,
     promote_to: Literal["Staging", "Production"] | None = None,
-    rules: str | None = None,
+    rules: RuleSetName | None = None,
     description: str = "",
 ) -> dict[str, Any]:
     """Members -> weights on validation -> one graph, parity gate -> evaluate -> drift -> page -> register (-> promote).
 
     Args:
         members: Registered versions, each NAME@VERSION; all trained on this data set with this split.
-        dataset: A name in configs/training, or the path of a Parquet or CSV file.
+        dataset: A data set known here (configs/training), or the whole path of a Parquet or CSV file of yours.
         data_dir: Folder of a public data set's files.
         schema_file: Schema of a table of yours (docs/data.md).
         name: Registered model; default is `unified`, with the data set's suffix.

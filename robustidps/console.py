@@ -9,11 +9,12 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -21,7 +22,7 @@ from rich.table import Table
 from robustidps.errors import RobustIDPSError, printable
 from robustidps.progress import shown
 
-__all__ = ["bars", "emit_json", "fail", "line", "out", "remark", "table"]
+__all__ = ["bars", "emit_json", "fail", "line", "out", "remark", "table", "watched"]
 
 LABEL = 28
 """Width of the left column in which a stage is named."""
@@ -168,6 +169,23 @@ def bars(enabled: bool = True) -> Iterator[None]:
         finally:
             _live.finish()
             _live = None
+
+
+def watched(columns: Sequence[str], rows: Callable[[], Iterable[Sequence[object]]], look: Callable[[], object]) -> None:
+    """Calls `look` again and again until something is raised; on a terminal, with a table on standard error of what
+    `rows` gives then. Remarks go above it."""
+    if not err.is_terminal:
+        while True:
+            look()
+            time.sleep(0.5)
+    with Live(console=err, auto_refresh=False, transient=True) as live:
+        while True:
+            grid = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+            for row in rows():
+                grid.add_row(*(escape(printable(cell, 100)) for cell in row))
+            live.update(grid, refresh=True)
+            look()
+            time.sleep(0.5)
 
 
 class _Plain:

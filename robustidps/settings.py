@@ -8,7 +8,7 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
     keys/                     the installation's signing key       cache/       verified bundles, kept for rollback
     traffic/                  parts of data sets, as flows        logs/, locks/ what servers say; one at a time
     prefect/                  Prefect's database and results       reports/     pages and pictures
-    datasets/                 public data sets, as fetched
+    datasets/                 public data sets, as fetched        run/         what `robustidps up` runs, and where
     configs/                  your own rule sets, family settings and data sets; they come before those that we ship
 """
 
@@ -133,6 +133,10 @@ class Settings(BaseSettings):
         default="http://127.0.0.1:4300",
         pattern=r"^https?://[^\s/@]+$",
         description="where `robustidps reports serve` is reached; links in MLflow and Prefect lead there",
+    )
+    ports: dict[str, Annotated[int, Field(ge=1, le=65535)]] = Field(
+        default_factory=dict,
+        description="ports of `robustidps up` by service; default: its usual or any free one",
     )
     debug: bool = Field(default=False, description="show tracebacks")
 

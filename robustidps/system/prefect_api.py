@@ -1,0 +1,84 @@
+"""What a Prefect server knows of deployments and their next runs, over its REST API.
+
+`robustidps status` is to answer at once and where Prefect isn't installed; importing Prefect takes seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from robustidps.errors import UnavailableError
+
+__all__ = ["Scheduled", "scheduled"]
+
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A deployment: when it runs by itself, and when next. `schedule` is None where it is only started by hand."""
+
+    name: str
+    what: str
+    schedule: str | None
+    is_paused: bool
+    next_run: datetime | None
+
+
+def scheduled(url: str) -> list[Scheduled]:
+    """All deployments of the server at `url` (its address, without /api): those with a next run first, in order.
+
+    Raises:
+        UnavailableError: it doesn't answer, or not as expected.
+    """
+    try:
+        deployments = _asked(url, "deployments/filter", {"limit": 200})
+        runs = _asked(
+            url,
+            "flow_runs/filter",
+            {
+                "limit": 200,
+                "sort": "EXPECTED_START_TIME_ASC",
+                "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"is_null_": False}},
+            },
+        )
+        first: dict[str, datetime] = {}
+        for run in runs:
+            if run["expected_start_time"]:
+                first.setdefault(run["deployment_id"], datetime.fromisoformat(run["expected_start_time"]))
+        found = [
+            Scheduled(
+                name=d["name"],
+                what=(d["description"] or "").strip().partition("\n")[0],
+                schedule="; ".join(filter(None, (_words(s) for s in d["schedules"]))) or None,
+                is_paused=bool(d["paused"]) or bool(d["schedules"] and not any(s["active"] for s in d["schedules"])),
+                next_run=first.get(d["id"]),
+            )
+            for d in deployments
+        ]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UnavailableError(f"Prefect's schedules can't be read: {error}", where=url) from None
+    return sorted(found, key=lambda s: (s.next_run is None, s.next_run.timestamp() if s.next_run else 0, s.name))
+
+
+def _words(entry: dict[str, Any]) -> str:
+    """A schedule in words: the cron line, the interval in seconds, or the recurrence rule."""
+    schedule = entry["schedule"]
+    text = schedule.get("cron") or schedule.get("rrule") or f"every {schedule.get('interval', 0):.0f} s"
+    zone = schedule.get("timezone")
+    return f"{text} {zone}" if zone else str(text)
+
+
+def _asked(url: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    request = urllib.request.Request(  # noqa: S310 - our own server's address
+        f"{url}/api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
+    with _direct.open(request, timeout=10) as answer:
+        content = json.loads(answer.read())
+    if not isinstance(content, list):
+        raise ValueError("an unexpected answer")
+    return content

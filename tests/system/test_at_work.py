@@ -1,0 +1,192 @@
+"""The whole local system for real: MLflow, Prefect, the worker; runs by hand and by the clock; the servers' doors."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from robustidps.registry.registry import ModelRegistry
+from robustidps.settings import Settings
+from robustidps.system import record as records
+from robustidps.system.processes import end_marked, marked
+from robustidps.testing.linear import toy_bundle
+from robustidps.testing.traffic import toy_traffic
+
+pytestmark = pytest.mark.timeout(300)
+RULES = (
+    "name: toy\nevidence: {min_rows: 100, min_blocks: 5}\nrules:\n  - {kind: threshold, metric: accuracy, min: 0.5}\n"
+)
+
+
+def command(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "robustidps", "--home", str(settings.home), *words]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Settings:
+    home = tmp_path_factory.mktemp("at-work")
+    (home / "configs" / "promotion").mkdir(parents=True)
+    (home / "configs" / "promotion" / "toy.yaml").write_text(RULES)
+    return Settings(home=home)
+
+
+@pytest.fixture(scope="module")
+def up(settings):
+    """`robustidps up` as a person starts it, in a process that gets Ctrl-C at the end; what is running."""
+    log = settings.home / "said.txt"
+    line = [sys.executable, "-m", "robustidps", "--home", str(settings.home), "up"]
+    with log.open("w") as sink, subprocess.Popen(line, stdout=sink, stderr=sink, start_new_session=True) as process:
+        try:
+            while "Ctrl-C ends everything" not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.2)
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+            record = records.read(settings)
+            if record:
+                end_marked(record.mark)
+
+
+@pytest.fixture(scope="module")
+def toy(settings, up) -> str:
+    """A registered version, with the traffic that it is judged on."""
+    folder = settings.folder("toy")
+    traffic = toy_traffic(500, seed=3)
+    path = traffic.write(folder / "held-out.parquet")
+    recorded = {"path": str(path), "digest": traffic.digest, "dataset": "toy", "rules": "toy"}
+    registry = ModelRegistry(settings=settings)
+    registry.register_model("toy", "1.0.0", toy_bundle(folder / "bundle").path, held_out=recorded)
+    return "toy"
+
+
+def url(settings: Settings, service: str) -> str:
+    found = records.address_of(settings, service)
+    assert found
+    return found
+
+
+def asked(settings: Settings, path: str, body: Any = None, method: str = "POST", **headers: str) -> Any:
+    request = urllib.request.Request(
+        f"{url(settings, 'prefect')}/api/{path}",
+        None if body is None else json.dumps(body).encode(),
+        {"Content-Type": "application/json", **headers},
+        method=method,
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        content = answer.read()
+    return json.loads(content) if content else None
+
+
+def ended(settings: Settings, runs: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
+    """The first run that `runs` finds and that has ended."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for run in asked(settings, "flow_runs/filter", {"flow_runs": runs, "sort": "EXPECTED_START_TIME_ASC"}):
+            if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                return run
+        time.sleep(0.5)
+    raise AssertionError("no run ended in time")
+
+
+def test_all_are_well_on_loopback_and_say_what_runs_when(settings, up):
+    done = command(settings, "status", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert [s["name"] for s in found["services"]] == ["mlflow", "prefect", "worker"]
+    assert all(s["healthy"] and urlsplit(s["url"]).hostname == "127.0.0.1" for s in found["services"])
+    runs = {r["name"]: r for r in found["runs"]}
+    assert runs["train_all"]["schedule"] == "0 2 * * * UTC" and runs["train_all"]["next_run"]
+    assert "train_all" in (settings.home / "said.txt").read_text()
+    assert found["disk"]["used"] > 0
+
+
+def test_nothing_listens_elsewhere_than_on_loopback(settings, up):
+    import psutil
+
+    pids = set(marked(records.read(settings).mark))
+    listening = {
+        c.laddr.ip for p in pids for c in psutil.Process(p).net_connections() if c.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize("service", ["mlflow", "prefect"])
+@pytest.mark.parametrize("header", [{"Host": "elsewhere.example"}, {"Origin": "https://elsewhere.example"}])
+def test_a_page_from_elsewhere_gets_no_answer(settings, up, service, header):
+    """By a name that was made to lead here (DNS rebinding), or by asking from another origin."""
+    path = {"mlflow": "/api/2.0/mlflow/experiments/search", "prefect": "/api/flows/filter"}[service]
+    headers = {"Content-Type": "application/json", **header}
+    request = urllib.request.Request(url(settings, service) + path, b"{}", headers, method="POST")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=20)
+    assert refused.value.code in (400, 403)
+
+
+def test_a_websocket_from_elsewhere_is_closed(settings, up):
+    """Browsers ask nobody before they open one, and events that arrive there can start runs."""
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    address = url(settings, "prefect").replace("http", "ws") + "/api/events/in"
+    with pytest.raises(InvalidStatus) as refused:
+        connect(address, origin="https://elsewhere.example")  # type: ignore[arg-type]
+    assert refused.value.response.status_code == 403
+    connect(address).close()
+
+
+def test_a_second_up_of_this_home_is_refused_and_says_where_the_first_is(settings, up):
+    done = command(settings, "up")
+    assert done.returncode == 7 and url(settings, "mlflow") in done.stderr
+
+
+def test_a_run_started_by_hand_finishes(settings, toy):
+    """As the form does it: the deployment's parameters are checked against its schema by the server."""
+    deployment = asked(settings, "deployments/name/promote/promote", method="GET")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        parameters = {"name": toy, "version": "1.0.0", "rules": "no-such-rules"}
+        asked(settings, f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+    assert refused.value.code in (409, 422)
+    parameters = {"name": toy, "version": "1.0.0", "stage": "Staging", "rules": "toy"}
+    run = asked(settings, f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
+    found = ended(settings, {"id": {"any_": [run["id"]]}})
+    assert found["state_type"] == "COMPLETED", found["state"]["message"]
+    assert ModelRegistry(settings=settings).models()[0].assignment.staging == "1.0.0"
+
+
+def test_a_run_that_the_clock_starts_finishes(settings, toy):
+    deployment = asked(settings, "deployments/name/promote/promote", method="GET")
+    parameters = {"name": toy, "version": "1.0.0", "stage": "Production", "rules": "toy"}
+    schedule = {"schedule": {"interval": 20.0}, "active": True, "parameters": parameters}
+    made = asked(settings, f"deployments/{deployment['id']}/schedules", [schedule])
+    found = ended(settings, {"deployment_id": {"any_": [deployment["id"]]}, "tags": {"all_": ["auto-scheduled"]}})
+    asked(settings, f"deployments/{deployment['id']}/schedules/{made[0]['id']}", method="DELETE")
+    assert found["state_type"] == "COMPLETED", found["state"]["message"]
+    assert ModelRegistry(settings=settings).models()[0].assignment.production == "1.0.0"
+
+
+def test_ctrl_c_ends_everything(settings, up):
+    """The last of this file: it ends what the others use."""
+    record = records.read(settings)
+    assert len(marked(record.mark)) >= 3
+    up.send_signal(signal.SIGINT)
+    assert up.wait(60) == 0
+    assert marked(record.mark) == []
+    for service in record.services:
+        with socket.socket() as nobody:
+            assert nobody.connect_ex(("127.0.0.1", service.port)) != 0
+    assert command(settings, "status").returncode == 6
+    assert Path(record.services[0].log).is_file()
