@@ -17,7 +17,8 @@ unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
 LOIHI := deployments/loihi
-.PHONY: help setup loihi try-loihi demo test lint format bench constraints clean
+PG_CTL ?= $(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin/pg_ctl)))
+.PHONY: help setup loihi try-loihi demo test test-long lint format bench constraints clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +64,9 @@ demo: setup try-loihi ## the main job, end to end, on simulated traffic (under f
 test: setup $(VENV)/.installed-all try-loihi ## every framework, then lint, types and tests
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-long: setup $(VENV)/.installed-all ## what takes minutes (faults, whole systems), and PostgreSQL as the distribution packs it
+	@ROBUSTIDPS_TEST_PG_CTL=$(PG_CTL) $(BIN)/python -m pytest -n 2 --dist loadfile -m 'long or postgresql' $(PYTEST_ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -49,6 +50,64 @@ def home(tmp_path: Path):
     """An empty installation of its own, in force for the test."""
     with use_settings(Settings(home=tmp_path / "home")) as settings:
         yield settings.home
+
+
+class OwnPostgreSQL:
+    """A PostgreSQL of its own in a fresh folder, reached through a socket there: the distribution's, by `pg_ctl`."""
+
+    def __init__(self, pg_ctl: Path, folder: Path) -> None:
+        self.bin, self.folder = pg_ctl.parent, folder
+        self.user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
+        if self.user:
+            shutil.chown(folder, self.user)
+        self._run("initdb", "--auth=trust", "--username=postgres", "--pgdata", str(folder / "data"))
+        options = f"-k {folder} -c listen_addresses='' -c fsync=off"
+        self._run("pg_ctl", "-D", str(folder / "data"), "-l", str(folder / "log"), "-o", options, "-w", "start")
+
+    def _run(self, program: str, *words: str) -> None:
+        subprocess.run([str(self.bin / program), *words], check=True, capture_output=True, user=self.user, cwd="/")
+
+    def psql(self, command: str) -> None:
+        self._run("psql", "-h", str(self.folder), "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-c", command)
+
+    def get_uri(self, database: str) -> str:
+        return f"postgresql://postgres:@/{database}?host={self.folder}"
+
+    def cleanup(self) -> None:
+        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "stop")
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A real PostgreSQL: from the wheel `pgserver`, or the one whose `pg_ctl` ROBUSTIDPS_TEST_PG_CTL names."""
+    # Not below pytest's folder: run by root, PostgreSQL runs as a user who may not look in there.
+    folder = Path(tempfile.mkdtemp(prefix="robustidps-postgresql-"))
+    if own := os.environ.get("ROBUSTIDPS_TEST_PG_CTL"):
+        running = OwnPostgreSQL(Path(own), folder)
+    else:
+        try:
+            import pgserver
+            import psycopg  # noqa: F401 - the driver
+        except ImportError as error:
+            missing_part(f"no PostgreSQL: {error}")
+        running = pgserver.get_server(folder)
+        running.psql("ALTER SYSTEM SET fsync = off;")
+        running.psql("SELECT pg_reload_conf();")
+    yield running
+    running.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def database(postgresql):
+    """Makes an empty database on the real PostgreSQL each time it is called; its address."""
+
+    def make() -> str:
+        name = f"test_{secrets.token_hex(6)}"
+        postgresql.psql(f"CREATE DATABASE {name};")
+        return postgresql.get_uri(database=name)
+
+    return make
 
 
 @pytest.fixture(scope="session")

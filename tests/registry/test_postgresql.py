@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import threading
 from pathlib import Path
 
@@ -16,33 +13,12 @@ from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import Settings
 from robustidps.testing.registry import APPROVE, MemoryTracking
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("postgresql")]
-
-
-@pytest.fixture(scope="module")
-def server():
-    try:
-        import pgserver
-        import psycopg  # noqa: F401 - the driver
-    except ImportError as error:
-        if os.environ.get("REQUIRE_REAL_PARTS") == "1":
-            pytest.fail(f"a real part is missing: {error}")
-        pytest.skip(f"no PostgreSQL: {error}")
-    # Not below pytest's folder: run by root, PostgreSQL runs as a user who may not look in there.
-    folder = Path(tempfile.mkdtemp(prefix="robustidps-postgresql-"))
-    running = pgserver.get_server(folder)
-    running.psql("ALTER SYSTEM SET fsync = off;")
-    running.psql("SELECT pg_reload_conf();")
-    yield running
-    running.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+pytestmark = [pytest.mark.real, pytest.mark.postgresql]
 
 
 @pytest.fixture
-def url(server, request):
-    name = f"test_{abs(hash(request.node.name))}"
-    server.psql(f"CREATE DATABASE {name};")
-    return server.get_uri(database=name)
+def url(database):
+    return database()
 
 
 def on(url: str, home: Path) -> ModelRegistry:
