@@ -30,6 +30,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 
 
+def pytest_addoption(parser):
+    parser.addoption("--write-faults", action="store_true", help="write the table of faults into docs/reliability.md")
+
+
 def missing_part(reason: str) -> None:
     """Skips visibly where a real part is missing; fails under REQUIRE_REAL_PARTS=1."""
     if os.environ.get("REQUIRE_REAL_PARTS") == "1":

@@ -19,6 +19,7 @@ to do.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -324,6 +325,10 @@ class StateStore:
         url = sa.make_url(self.url)
         return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
+    def _disk_full(self) -> bool:
+        file = self._file()
+        return file is not None and shutil.disk_usage(file.parent).free < 1 << 20
+
     def _revision(self) -> str | None:
         file = self._file()
         if file is not None and not file.exists():
@@ -380,7 +385,7 @@ class StateStore:
             )
         if "locked" in low or "lock timeout" in low:
             return ConflictError("another process holds the state store", where=self.where, remedy="try again")
-        if "disk is full" in low:
+        if "disk is full" in low or ("disk i/o error" in low and self._disk_full()):  # not even WAL's index fits
             return StorageError(
                 "can't be written: the disk is full", where=self.where, remedy="free space, then try again"
             )
