@@ -16,7 +16,7 @@ import pytest
 from robustidps.errors import RobustIDPSError, UnavailableError
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import Settings
-from robustidps.system.processes import claimed_port
+from robustidps.system.supervisor import claimed_port
 from robustidps.testing.registry import APPROVE, MemoryTracking
 from tests.faults.conftest import TRAIN, at, sound, trained
 
