@@ -12,6 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.create_index("decision_version", "decision", ["model", "version", "action"])
     op.create_table(
         "webhook_seen",
         sa.Column("delivery_id", sa.String(200), primary_key=True),
