@@ -43,7 +43,7 @@ def held_out_of(registry: ModelRegistry, bundle: Bundle, on: Path | None = None)
         dataset = on.name
     else:
         record = registry.resolve(meta.name, meta.version)
-        traffic = read_held_out(record.held_out, f"{meta.name} {meta.version}")
+        traffic = read_held_out(record.held_out, f"{meta.name} {meta.version}", home=registry.settings.home)
         dataset = str((record.held_out or {}).get("dataset", "held-out traffic"))
     return traffic, dataset
 
@@ -52,7 +52,8 @@ def _evaded(registry: ModelRegistry, bundle: Bundle, path: Path | None) -> Traff
     meta = bundle.metadata
     if path is not None:
         return TrafficSet.read(path)
-    return read_evaded(registry.resolve(meta.name, meta.version).held_out, f"{meta.name} {meta.version}")
+    held_out = registry.resolve(meta.name, meta.version).held_out
+    return read_evaded(held_out, f"{meta.name} {meta.version}", home=registry.settings.home)
 
 
 def evaluate_version(

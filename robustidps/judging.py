@@ -7,6 +7,7 @@ hands both to the rules. `judge` changes nothing; `promote` commits the decision
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from robustidps.errors import DatasetError, InputError, IntegrityError, NotFoundError
 from robustidps.progress import Progress, silent
-from robustidps.settings import config_file, load_yaml
+from robustidps.settings import config_file, get_settings, load_yaml
 
 if TYPE_CHECKING:
     from robustidps.approving import Request
@@ -53,7 +54,16 @@ class Case:
         return decide(self.candidate, self.champion, self.paired, self.rules, stage=stage)
 
 
-def read_held_out(held_out: dict[str, Any] | None, where: str) -> TrafficSet:
+def traffic_file(path: str, digest: Any, home: Path | None = None) -> Path:
+    """Where recorded traffic lies: in home under its digest, where a restore has put it, else where it was recorded.
+
+    Whatever is found there is used only if it has the recorded digest.
+    """
+    kept = (home or get_settings().home) / "traffic" / "kept" / f"{digest}.parquet"
+    return kept if re.fullmatch(r"[0-9a-f]{64}", str(digest)) and kept.is_file() else Path(path)
+
+
+def read_held_out(held_out: dict[str, Any] | None, where: str, *, home: Path | None = None) -> TrafficSet:
     """The held-out traffic that a version was registered with; its digest is checked.
 
     Raises:
@@ -64,7 +74,7 @@ def read_held_out(held_out: dict[str, Any] | None, where: str) -> TrafficSet:
 
     if not held_out or not held_out.get("path"):
         raise NotFoundError("no held-out traffic is recorded", where=where, remedy="name some with --on FILE.parquet")
-    path = Path(held_out["path"])
+    path = traffic_file(held_out["path"], held_out.get("digest"), home)
     if not path.is_file():
         raise NotFoundError(
             "the held-out traffic is gone", where=path, remedy="name other traffic with --on FILE.parquet"
@@ -77,7 +87,7 @@ def read_held_out(held_out: dict[str, Any] | None, where: str) -> TrafficSet:
     return traffic
 
 
-def read_evaded(held_out: dict[str, Any] | None, where: str) -> TrafficSet | None:
+def read_evaded(held_out: dict[str, Any] | None, where: str, *, home: Path | None = None) -> TrafficSet | None:
     """The evaded version of the held-out traffic that a version was registered with; None where none was recorded.
 
     Raises:
@@ -89,7 +99,7 @@ def read_evaded(held_out: dict[str, Any] | None, where: str) -> TrafficSet | Non
     recorded = (held_out or {}).get("evaded")
     if not recorded:
         return None
-    path = Path(recorded["path"])
+    path = traffic_file(recorded["path"], recorded.get("digest"), home)
     if not path.is_file():
         raise NotFoundError(
             f"the evaded traffic of {where} is gone", where=path, remedy="name other with --evaded FILE.parquet"
@@ -131,9 +141,9 @@ def gather(
     recorded = record.held_out or {}
     chosen = rule_set(rules or recorded.get("rules") or "default")
     if held_out is None:
-        held_out = read_held_out(recorded, f"{name} {version}")
+        held_out = read_held_out(recorded, f"{name} {version}", home=registry.settings.home)
     if evaded is None:
-        evaded = read_evaded(recorded, f"{name} {version}")
+        evaded = read_evaded(recorded, f"{name} {version}", home=registry.settings.home)
     dataset = str(recorded.get("dataset") or held_out.provenance.get("dataset") or "traffic")
     bundle = registry.bundle(name, version)
     if held_out.schema.digest != bundle.schema.digest:

@@ -68,7 +68,7 @@ def export_version(
     if on is not None:
         traffic, dataset = TrafficSet.read(on), on.name
     else:
-        traffic = read_held_out(record.held_out, where)
+        traffic = read_held_out(record.held_out, where, home=registry.settings.home)
         dataset = str((record.held_out or {}).get("dataset", "held-out traffic"))
     training = TrafficSet.read(calibrate_on) if calibrate_on else _trained_on(registry.settings, subject, where)
     folder = out or registry.settings.folder("reports", name, record.version) / "loihi"

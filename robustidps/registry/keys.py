@@ -4,17 +4,21 @@
 which is all that checking a ledger takes. The pair is made on first use. Two processes that start at once end up
 with the same key, and a crash in between leaves either none or a whole one.
 
+`former.json` holds public keys of installations that this one was restored from, each with the last record that it
+counts for: what it signs later is nobody's.
+
 A private key that others can read is refused rather than repaired: whoever could read it may have copied it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robustidps.errors import IntegrityError, StorageError
 from robustidps.settings import writable
@@ -22,7 +26,18 @@ from robustidps.settings import writable
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey
 
-__all__ = ["InstallationKey", "write_atomically"]
+__all__ = ["InstallationKey", "public_key", "write_atomically"]
+
+
+def public_key(pem: bytes, where: object) -> SSlibKey:
+    """The ed25519 key in a PEM text. Raises IntegrityError."""
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from securesystemslib.signer import SSlibKey
+
+    try:
+        return SSlibKey.from_crypto(load_pem_public_key(pem))
+    except ValueError as error:
+        raise IntegrityError(f"is not a public key: {error}", where=where, remedy="restore it from a backup") from None
 
 
 @dataclass
@@ -37,6 +52,7 @@ class InstallationKey:
     def __post_init__(self) -> None:
         self._signer: CryptoSigner | None = None
         self._trusted: dict[str, SSlibKey] | None = None
+        self._former: dict[str, tuple[SSlibKey, int]] | None = None
 
     @property
     def private_file(self) -> Path:
@@ -45,6 +61,10 @@ class InstallationKey:
     @property
     def public_file(self) -> Path:
         return self.folder / "installation.pub"
+
+    @property
+    def former_file(self) -> Path:
+        return self.folder / "former.json"
 
     @property
     def key_id(self) -> str:
@@ -66,12 +86,19 @@ class InstallationKey:
             self._signer = self._load_or_make()
         return self._signer
 
-    def problem_with(self, payload: bytes, key_id: str, signature: str) -> str | None:
-        """What is wrong with `signature` over `payload`, or None if a key of this installation made it."""
+    def problem_with(self, payload: bytes, key_id: str, signature: str, seq: Any = None) -> str | None:
+        """What is wrong with `signature` over `payload`, or None if a key of this installation made it.
+
+        Args:
+            seq: the ledger record that is signed: one up to which a former installation's key counts.
+        """
         from securesystemslib.exceptions import UnverifiedSignatureError
         from securesystemslib.signer import Signature
 
         key = self.trusted().get(key_id)
+        if key is None and key_id in self.former():
+            former, until = self.former()[key_id]
+            key = former if isinstance(seq, int) and seq <= until else None
         if key is None:
             return f"is signed with key {str(key_id)[:16]}, which is not this installation's"
         try:
@@ -87,9 +114,6 @@ class InstallationKey:
             IntegrityError: the public key file is not one, or isn't the private key's other half.
         """
         if self._trusted is None:
-            from cryptography.hazmat.primitives.serialization import load_pem_public_key
-            from securesystemslib.signer import SSlibKey
-
             try:
                 pem = self.public_file.read_bytes()
             except FileNotFoundError:
@@ -97,14 +121,61 @@ class InstallationKey:
                     return {}
                 self._loaded()
                 pem = self.public_file.read_bytes()
-            try:
-                key = SSlibKey.from_crypto(load_pem_public_key(pem))
-            except ValueError as error:
-                raise IntegrityError(
-                    f"is not a public key: {error}", where=self.public_file, remedy="restore it from a backup"
-                ) from None
+            key = public_key(pem, self.public_file)
             self._trusted = {key.keyid: key}
         return self._trusted
+
+    def former(self) -> dict[str, tuple[SSlibKey, int]]:
+        """Former installations' public keys, by key id, with the last record that each counts for.
+
+        Raises:
+            IntegrityError: the file can't be read as that.
+        """
+        if self._former is None:
+            try:
+                content = self.former_file.read_bytes()
+            except FileNotFoundError:
+                return {}
+            self._former = self._parsed(content)
+        return self._former
+
+    def _parsed(self, content: bytes) -> dict[str, tuple[SSlibKey, int]]:
+        try:
+            entries = [
+                (public_key(str(e["public"]).encode(), self.former_file), int(e["until"])) for e in json.loads(content)
+            ]
+        except (ValueError, KeyError, TypeError):
+            raise IntegrityError("can't be read", where=self.former_file, remedy="restore it from a backup") from None
+        return {key.keyid: (key, until) for key, until in entries}
+
+    def put_former(self, content: bytes) -> None:
+        """Takes over another installation's `former.json`. Raises IntegrityError, StorageError."""
+        self._parsed(content)
+        self._make_folder()
+        write_atomically(self.former_file, content, mode=0o600)
+        self._former = None
+
+    def retire(self, pem: bytes, until: int) -> None:
+        """Has the public key in `pem` count for records up to number `until`. Raises IntegrityError, StorageError."""
+        public_key(pem, "the backup's public key")
+        content = json.loads(self.former_file.read_bytes()) if self.former_file.exists() else []
+        self.put_former(json.dumps([*content, {"public": pem.decode("ascii"), "until": until}]).encode())
+
+    def put(self, public_pem: bytes, private_pem: bytes) -> None:
+        """Takes over a whole key, where there is none yet. Raises IntegrityError, StorageError."""
+        self._make_folder()
+        write_atomically(self.private_file, private_pem, mode=0o600, replace=False)
+        write_atomically(self.public_file, public_pem, mode=0o644, replace=False)
+        self.forget()
+        self._loaded()
+
+    def forget(self) -> None:
+        """Forgets what was read from the folder."""
+        self._signer = self._trusted = self._former = None
+
+    def _make_folder(self) -> None:
+        with writable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _load_or_make(self) -> CryptoSigner:
         from cryptography.hazmat.primitives import serialization
@@ -164,8 +235,7 @@ class InstallationKey:
         pem = Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        with writable(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make_folder()
         # A hard link is made only where nothing is yet: of two processes that start at once, one key stays.
         write_atomically(self.private_file, pem, mode=0o600, replace=False)
 

@@ -462,7 +462,7 @@ class Ledger:
         content = _content(row)
         if hashlib.sha256(content).hexdigest() != row["hash"]:
             return ["was changed after it was written"]
-        problem = self.key.problem_with(RECORD_PREFIX + content, row["key_id"], row["signature"])
+        problem = self.key.problem_with(RECORD_PREFIX + content, row["key_id"], row["signature"], row["seq"])
         return [problem] if problem else []
 
     def require_end(self, connection: Connection) -> None:
@@ -496,7 +496,8 @@ class Ledger:
             if rows:
                 problems.append(Problem(last_seq, "is the end of the ledger, but the signed head is gone"))
         else:
-            wrong = self.key.problem_with(_head_content(head["seq"], head["hash"]), head["key_id"], head["signature"])
+            content = _head_content(head["seq"], head["hash"])
+            wrong = self.key.problem_with(content, head["key_id"], head["signature"], head["seq"])
             if wrong:
                 problems.append(Problem(None, f"the ledger's head {wrong}"))
             elif (head["seq"], head["hash"]) != (last_seq, last_hash):

@@ -362,6 +362,25 @@ class Tracking:
         with self.errors():
             return Path(self.client.download_artifacts(run_id, BUNDLE_FOLDER, str(folder)))
 
+    def fetch_files(self, run_id: str, folder: Path) -> None:
+        """Downloads all of a run's files into `folder`; none where it has none."""
+        with self.errors():
+            files = self._files_of(run_id)
+            for found in files.list_artifacts():
+                files.download_artifacts(found.path, str(folder))
+
+    def upload_files(self, run_id: str, folder: Path) -> None:
+        """Uploads all that lies in `folder` into a run."""
+        with self.errors():
+            self._files_of(run_id).log_artifacts(str(folder))
+
+    def _files_of(self, run_id: str) -> Any:
+        """Where MLflow's database has a run's files; its client remembers that by run, wherever they went since."""
+        uri = self.client.get_run(run_id).info.artifact_uri
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(uri, tracking_uri=self.settings.tracking_uri)
+
     def ensure_model(self, name: str, description: str = "") -> None:
         with self.errors():
             client = self.client

@@ -16,6 +16,7 @@ def upgrade() -> None:
     op.add_column("assignment", sa.Column("answered", sa.Integer, nullable=False, server_default="0"))
     # From now on MLflow's picture has its old stages too: they are drawn once, lest they be taken for a person's wish.
     op.execute(sa.text("UPDATE assignment SET applied_generation = generation - 1 WHERE applied_generation > 0"))
+    op.create_index("decision_version", "decision", ["model", "version", "action"])
     op.create_table(
         "webhook_seen",
         sa.Column("delivery_id", sa.String(200), primary_key=True),
