@@ -28,6 +28,7 @@ Exit code 1 is a defect of ours, 2 a wrong command line, 130 an interruption.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any
 
@@ -54,6 +55,7 @@ __all__ = [
     "UnavailableError",
     "VersionExistsError",
     "printable",
+    "without_passwords",
 ]
 
 
@@ -61,6 +63,15 @@ def printable(text: object, limit: int = 200) -> str:
     """`text` made safe for a terminal, a log and one line: control, format and surrogate characters become `?`."""
     clean = "".join("?" if unicodedata.category(c)[0] == "C" else c for c in str(text))
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+_USERINFO = re.compile(r"(://[^/@:\s]*):\S*@")
+_PARAMETER = re.compile(r"(?i)([?&;](?:ssl)?(?:password|passwd|pwd|token|secret|key)=)[^&;\s]*")
+
+
+def without_passwords(text: str) -> str:
+    """`text` with the passwords of all addresses in it replaced: `://USER:***@`, `?password=***`."""
+    return _PARAMETER.sub(r"\1***", _USERINFO.sub(r"\1:***@", text))
 
 
 class RobustIDPSError(Exception):

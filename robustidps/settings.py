@@ -33,7 +33,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from robustidps.errors import ConfigError, NameInvalidError, StorageError, printable
+from robustidps.errors import ConfigError, NameInvalidError, StorageError, printable, without_passwords
 from robustidps.plugins import ANY, LINE
 
 __all__ = [
@@ -323,6 +323,11 @@ def parse_yaml(text: str, where: object) -> Any:
     except RecursionError:
         raise ConfigError("not readable as plain YAML: nested too deeply", where=where) from None
     # PyYAML lets out whatever its constructors stumble on: `!!bool x` is a KeyError, `!!timestamp x` an AttributeError.
+    except yaml.MarkedYAMLError as error:  # its own text repeats the line, which may hold a password
+        mark = error.problem_mark or error.context_mark
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        problem = printable(f"{error.problem or error.context}{place}", 300)
+        raise ConfigError(f"not readable as plain YAML: {problem}", where=where) from None
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise ConfigError(f"not readable as plain YAML: {' '.join(str(error).split())}", where=where) from None
 
@@ -354,8 +359,8 @@ def config_error(error: ValidationError, where: object, model: type[BaseModel] |
         elif key in _MAY_HOLD_SECRETS:
             parts.append(f"'{key}': {item['msg']}")  # the value is not repeated
         else:
-            shown = re.sub(r"//[^/@\s]*@", "//***@", repr(item.get("input")))  # an address may hold a password
-            parts.append(f"'{printable(key)}' = {printable(shown, 60)}: {item['msg']}")
+            shown = printable(without_passwords(repr(item.get("input"))), 60)
+            parts.append(f"'{printable(key)}' = {shown}: {item['msg']}")
     known = f"known keys: {', '.join(model.model_fields)}" if model and "unknown key" in parts[0] else None
     return ConfigError("; ".join(parts), where=where, remedy=known)
 

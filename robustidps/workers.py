@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from robustidps.errors import ConfigError, printable
+from robustidps.errors import ConfigError, printable, without_passwords
 from robustidps.settings import DASK, SECRETS, Settings, make_settings, use_settings
 
 __all__ = ["LOCAL", "OFF", "at_once", "carried", "check_place", "demand_shared", "is_loopback", "received"]
@@ -28,7 +28,6 @@ MEMORY = 2 << 30
 """Bytes that a process with one framework and one training is reckoned to take."""
 
 _URLS = ("database_url", "mlflow_tracking_uri")
-_PASSWORD = re.compile(r"(://[^/@:]*):[^@]*@")
 
 
 def check_place(where: str | None) -> None:
@@ -88,12 +87,19 @@ def demand_shared(address: str, settings: Settings, orchestrator: str | None) ->
         )
 
 
+class Carried(dict[str, Any]):
+    """Settings on their way. Dask logs what a task was given when it fails: this shows no password."""
+
+    def __repr__(self) -> str:
+        return without_passwords(super().__repr__())
+
+
 def carried(settings: Settings, address: str) -> dict[str, Any]:
     """Settings as they travel to a worker; `received` puts them in force there."""
     sent = settings.model_dump(mode="json", exclude=set(SECRETS))
     if not (address == LOCAL or address.startswith("tls://") or is_loopback(address)):
         sent |= {key: _hidden(sent[key]) for key in _URLS}
-    return sent
+    return Carried(sent)
 
 
 @contextmanager
@@ -115,7 +121,7 @@ def received(sent: dict[str, Any]) -> Iterator[Settings]:
         mine = getattr(own, key)
         if mine and mine != sent[key] and _hidden(mine) == sent[key]:
             sent = sent | {key: mine}
-        elif sent[key] and "***@" in sent[key]:
+        elif sent[key] and "***" in sent[key]:
             raise ConfigError(
                 "has a password that doesn't travel over plain TCP, and the worker has none of its own",
                 where=key,
@@ -126,4 +132,4 @@ def received(sent: dict[str, Any]) -> Iterator[Settings]:
 
 
 def _hidden(url: str | None) -> str | None:
-    return None if url is None else _PASSWORD.sub(r"\1:***@", url)
+    return None if url is None else without_passwords(url)

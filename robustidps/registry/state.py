@@ -40,6 +40,7 @@ from robustidps.errors import (
     StorageError,
     UnavailableError,
     printable,
+    without_passwords,
 )
 from robustidps.settings import writable
 
@@ -213,9 +214,11 @@ class StateStore:
         """The store's address as it may be shown: without a password."""
         try:
             url = sa.make_url(self.url)
-        except sa.exc.ArgumentError:
+        except (sa.exc.ArgumentError, ValueError):
             return "database_url"
-        return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+        if url.get_backend_name() == "sqlite":
+            return str(url.database)
+        return without_passwords(url.render_as_string(hide_password=True))
 
     @property
     def engine(self) -> Engine:
@@ -377,7 +380,7 @@ class StateStore:
 
     def _translate(self, error: Exception) -> RobustIDPSError:
         cause = getattr(error, "orig", None) or error
-        text = str(cause).strip() or type(cause).__name__
+        text = without_passwords(str(cause).strip()) or type(cause).__name__
         low = text.lower()
         if "malformed" in low or "not a database" in low or "file is encrypted" in low or "corrupt" in low:
             return IntegrityError(
@@ -414,7 +417,7 @@ def _revision_of(connection: Connection) -> str | None:
 def _make_engine(url: str) -> Engine:
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # ValueError: a port that is no number
         raise ConfigError(
             "is not a database address", where="database_url", remedy="sqlite:///FILE or postgresql+psycopg://..."
         ) from None
@@ -428,6 +431,12 @@ def _make_engine(url: str) -> Engine:
             raise ConfigError(f"{backend} is not supported", where="database_url", remedy="use SQLite or PostgreSQL")
         # One connection per use: nothing is shared between threads, and nothing is left open in a forked process.
         engine = sa.create_engine(parsed, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
+    except sa.exc.NoSuchModuleError:
+        raise ConfigError(
+            f"the driver {printable(parsed.drivername, 40)} is not known",
+            where="database_url",
+            remedy="postgresql+psycopg://...",
+        ) from None
     except ModuleNotFoundError as error:
         raise UnavailableError(
             f"{error.name} is not installed", where="database_url", remedy="pip install 'robustidps[postgresql]'"

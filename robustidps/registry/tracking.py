@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustidps.errors import NotFoundError, RegistryUnavailableError, RobustIDPSError, StorageError
+from robustidps.errors import NotFoundError, RegistryUnavailableError, RobustIDPSError, StorageError, without_passwords
 from robustidps.registry.objects import s3_error
 from robustidps.settings import Settings, writable
 
@@ -452,7 +452,7 @@ class Tracking:
 
 
 def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
+    return re.sub(r"//[^/\s]*@", "//***@", without_passwords(text))
 
 
 def _key(text: str) -> str:
