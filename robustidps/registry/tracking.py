@@ -137,7 +137,7 @@ class Tracking:
                 raise s3_error(error, self.settings.artifacts_uri or self.where) from error
             if module.startswith("mlflow"):
                 if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
-                    raise NotFoundError(f"MLflow: {_without_password(str(error))}", where=self.where) from error
+                    raise NotFoundError(f"MLflow: {without_passwords(str(error))}", where=self.where) from error
                 raise self._unavailable(error) from error
             if module.startswith(("sqlalchemy", "sqlite3", "alembic", "urllib3", "psycopg")):
                 raise self._unavailable(error) from error
@@ -145,10 +145,10 @@ class Tracking:
 
     @property
     def where(self) -> str:
-        return _without_password(self.settings.tracking_uri)
+        return without_passwords(self.settings.tracking_uri)
 
     def _unavailable(self, error: Exception) -> RobustIDPSError:
-        text = _without_password(" ".join(str(error).split()))
+        text = without_passwords(" ".join(str(error).split()))
         if "readonly" in text or "disk is full" in text:
             return StorageError(f"MLflow can't write: {text[:300]}", where=self.where)
         return RegistryUnavailableError(
@@ -449,10 +449,6 @@ class Tracking:
         with self.errors():
             for key, value in tags.items():
                 self.client.set_model_version_tag(name, str(mlflow_version), key, value)
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/\s]*@", "//***@", without_passwords(text))
 
 
 def _key(text: str) -> str:
