@@ -14,6 +14,7 @@ at times that have nothing to do with the polls. A rule on latency would add the
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks._pages import ROOT, circumstances, table, write_section
-from robustidps.judging import promote
+from robustidps.judging import promote, weigh
 from robustidps.registry.registry import ModelRegistry
 from robustidps.servers import claimed_port
 from robustidps.settings import Settings, use_settings
@@ -96,6 +97,13 @@ def timed(registry: ModelRegistry, times: int, pause_s: float) -> list[float]:
     return taken
 
 
+def judged_alone(registry: ModelRegistry) -> float:
+    """Seconds that the part takes which `robustidps promote` has too: scoring both versions, asking the rules."""
+    began = time.perf_counter()
+    weigh(registry, "toy", "1.2.0", "Production")
+    return time.perf_counter() - began
+
+
 def _alias(client: object, registry: ModelRegistry) -> str:
     number = int(client.get_model_version_by_alias("toy", "production").version)  # type: ignore[attr-defined]
     return next(v.version for v in registry.versions("toy") if v.mlflow_version == number)
@@ -152,10 +160,15 @@ def main() -> int:
         ):
             with watching(registry, webhook=way == "webhook", interval_s=interval):
                 taken = timed(registry, times, pause)
+            if way == "webhook":
+                alone = [judged_alone(registry) for _ in range(times)]
+                figures = [f"{value:.2f}" for value in (np.median(alone), max(alone))]
+                rows.append(["scoring and rules alone", *figures, "", str(times)])
             figures = [f"{value:.2f}" for value in (np.median(taken), max(taken))]
             rows.append([f"by {way}", *figures, f"{TARGET_S[way]:g}", str(times)])
             print(" ".join(rows[-1]), file=sys.stderr, flush=True)
     said = f" Polled every {arguments.interval:g} s, which is the setting's default."
+    said += f" {os.getloadavg()[1]:.0f} processes wanted those cores on average meanwhile."
     text = "\n\n".join(
         [
             table(["alias moved to decision taken", "median, s", "worst, s", "aim, s", "moves"], rows),
