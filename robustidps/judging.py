@@ -154,7 +154,9 @@ def gather(
     incumbent = registry.assignment(name).production
     incumbent = None if incumbent == version else incumbent
     progress(f"judging {name} {version}", 0, 2 if incumbent else 1)
-    evaluation, predictions = evaluate(bundle, held_out, dataset=dataset, evaded=evaded)
+    # No rule asks how fast the champion is.
+    timed = timing_needed(chosen)
+    evaluation, predictions = evaluate(bundle, held_out, dataset=dataset, evaded=evaded, timing=timed)
     validations = {} if validation_fn is None else {"validation_fn": _validated(validation_fn, bundle)}
     champion, differences, replaces = None, [], None
     if incumbent:
@@ -162,7 +164,7 @@ def gather(
         replaces = registry.bundle(name, incumbent)
         theirs = None
         if replaces.schema.digest == bundle.schema.digest:
-            theirs, their_predictions = evaluate(replaces, held_out, dataset=dataset, evaded=evaded)
+            theirs, their_predictions = evaluate(replaces, held_out, dataset=dataset, evaded=evaded, timing=False)
             differences = paired(predictions, their_predictions, held_out)
         champion = _evidence(replaces, theirs)
     candidate = _evidence(
@@ -183,6 +185,16 @@ def gather(
     )
     progress(f"judging {name} {version}", 1, 1)
     return Case(chosen, candidate, champion, differences)
+
+
+def timing_needed(rules: RuleSet) -> tuple[int, ...]:
+    """The batch sizes that have to be timed for the rules to be asked; timing takes longer than all else."""
+    from robustidps.evaluation.timing import BATCHES
+
+    asked = {rule.kind for rule in rules.rules} | {str(getattr(rule, "metric", "")) for rule in rules.rules}
+    if any(name.startswith("throughput") for name in asked):
+        return BATCHES
+    return (1,) if any(name.startswith("latency") for name in asked) else ()
 
 
 def _validated(validation_fn: Callable[[Any], bool], bundle: Bundle) -> bool:

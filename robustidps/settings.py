@@ -138,6 +138,10 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="ports of `robustidps up` by service; default: its usual or any free one",
     )
+    watch_every: float = Field(
+        default=10.0, ge=0.2, le=3600, description="seconds between two looks of `robustidps watch` at MLflow"
+    )
+    watch_port: int = Field(default=5020, ge=1, le=65535, description="where `robustidps watch` listens on loopback")
     debug: bool = Field(default=False, description="show tracebacks")
 
     @field_validator("home")

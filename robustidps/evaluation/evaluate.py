@@ -8,7 +8,7 @@ sentence in `notes`. Every name is defined in `robustidps.evaluation.metrics.MET
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from robustidps.evaluation import metrics as m
 from robustidps.evaluation.bootstrap import Blocks, Folded, blocks_of, fold, interval
 from robustidps.evaluation.evasion import under_evasion
 from robustidps.evaluation.report import ClassFigures, Evaluation, Interval, PairedDifference
-from robustidps.evaluation.timing import measure
+from robustidps.evaluation.timing import BATCHES, measure
 from robustidps.progress import Progress, silent
 from robustidps.traffic.schema import TrafficSchema
 from robustidps.traffic.trafficset import TrafficSet
@@ -63,7 +63,7 @@ def evaluate(
     evaded: TrafficSet | None = None,
     resamples: int = 1000,
     seed: int = 0,
-    timing: bool = True,
+    timing: bool | Sequence[int] = True,
     seen_tools: Iterable[str] | None = None,
     seen_services: Iterable[str] | None = None,
     flows_per_day: float = FLOWS_PER_DAY,
@@ -77,7 +77,7 @@ def evaluate(
         dataset: its name, for the record.
         evaded: the held-out attacks altered to evade (`robustidps.traffic.evasion`); gives recall_under_evasion.
         resamples: bootstrap resamples; equal `seed` gives equal intervals.
-        timing: measure latency and throughput too (about three seconds).
+        timing: measure latency and throughput too (about three seconds); or only at these batch sizes.
         seen_tools: attack tools (`TrafficSet.tool`) that were in training; gives recall on seen and unseen ones apart.
             Default: those that the bundle's metadata names.
         seen_services: the same for benign services; gives false positives on seen and unseen ones apart.
@@ -134,7 +134,8 @@ def evaluate(
         headline |= {"recall_under_evasion": evasion.detection, "alert_recall_under_evasion": evasion.alert_recall}
     else:
         notes.append("recall under evasion was not measured")
-    timings = measure(bundle, held_out.features, progress=progress) if timing else []
+    batches = BATCHES if timing is True else tuple(timing or ())
+    timings = measure(bundle, held_out.features, batches=batches, progress=progress) if batches else []
     if timings:
         figures["latency_p50_ms"], figures["latency_p99_ms"] = timings[0].p50_ms, timings[0].p99_ms
         figures["throughput_rows_per_second"] = max(t.rows_per_second for t in timings)

@@ -112,7 +112,8 @@ class _Reconciliation:
         self.projection = registry.projection
         self.findings: list[Finding] = []
         self.generation = 0
-        self.used: set[int] = set()
+        self.used: set[int] | None = None
+        self.who: dict[Request, tuple[str, str, int | None]] = {}
 
     def run(self) -> list[Finding]:
         with self.registry.store.lock(f"reconcile-{self.name}"):
@@ -154,9 +155,7 @@ class _Reconciliation:
         query = sa.select(state.assignment.c.answered).where(state.assignment.c.model == self.name)
         with self.registry.store.read() as connection:
             done = connection.execute(query).scalar() or 0
-        decisions = self._decisions()
-        self.used = {facts["id"] for d in decisions if isinstance(facts := d.evidence.get("request"), dict)} - {None}
-        return [d for d in decisions if d.seq > done and requested(d) is not None]
+        return [d for d in self._decisions() if d.seq > done and requested(d) is not None]
 
     # --- before anything is judged
 
@@ -344,6 +343,14 @@ class _Reconciliation:
 
     def _asked(self, request: Request) -> tuple[str, str, int | None]:
         """(actor, source, row of `mlflow_request`): the newest that fits and explains no earlier answer."""
+        if request not in self.who:
+            self.who[request] = self._look_up(request)
+        return self.who[request]
+
+    def _look_up(self, request: Request) -> tuple[str, str, int | None]:
+        if self.used is None:
+            answered = (d.evidence.get("request") for d in self._decisions())
+            self.used = {facts["id"] for facts in answered if isinstance(facts, dict)} - {None}
         column = state.mlflow_request.c
         fits = (column.model == self.name) & (column.kind == request.kind)
         if request.number is not None and request.kind != "alias-deleted":
@@ -354,6 +361,7 @@ class _Reconciliation:
         with self.registry.store.read() as connection:
             for row_id, actor in connection.execute(query):
                 if row_id not in self.used:
+                    self.used.add(int(row_id))
                     return str(actor), "mlflow", int(row_id)
         return UNKNOWN, "unverified", None
 

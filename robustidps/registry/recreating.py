@@ -54,7 +54,8 @@ def bring_back(registry: ModelRegistry, record: VersionRecord, history: list[Dec
     verdict = "recorded"
     try:
         run_id, origin = _run_of(registry, record)
-        number = registry.tracking.ensure_version(record.model, run_id, _tags(record, history), "")
+        note = registry.tracking.note_of(run_id)
+        number = registry.tracking.ensure_version(record.model, run_id, _tags(record, history), note)
         step("restore.version")
         values = {"mlflow_version": number, "run_id": run_id}
         facts |= {"mlflow_version": number, "run_id": run_id}

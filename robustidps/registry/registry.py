@@ -42,10 +42,11 @@ from robustidps.registry.cache import BundleCache
 from robustidps.registry.catalogue import Catalogue
 from robustidps.registry.keys import InstallationKey
 from robustidps.registry.ledger import Decision, Ledger, LedgerReport, Problem, canonical
-from robustidps.registry.metadata import ModelMetadata, check_version
+from robustidps.registry.metadata import ModelMetadata, TrainingFacts, check_version
 from robustidps.registry.projection import Projection
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, acting, verdict_parts
 from robustidps.registry.registration import Registration
+from robustidps.registry.showing import HEADLINE, describe
 from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, OVERRIDE, RECORDS, check_stage
 from robustidps.registry.state import StateStore
 from robustidps.registry.tracking import TAG, Tracking, TrainingRun
@@ -65,9 +66,6 @@ if TYPE_CHECKING:
 __all__ = ["Assignment", "ModelHandle", "ModelRegistry", "ModelSummary", "VersionRecord"]
 
 log = logging.getLogger(__name__)
-
-# Held-out figures that MLflow's list of versions shows, with their intervals; all others are in the run.
-_HEADLINE = ("accuracy", "macro_f1", "false_positive_rate", "alert_recall", "alert_false_positive_rate")
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,8 @@ class ModelRegistry(Catalogue):
         *,
         drift_share: float | None = None,
     ) -> None:
-        """Puts figures, pictures and reports into the version's run, and its headline figures on the version.
+        """Puts figures, pictures and reports into the version's run, its headline figures on the version, and both
+        with links into its description, below what a person wrote there.
 
         Args:
             files: pictures and pages; they land in the run's artefact folder `evaluation`.
@@ -273,8 +272,9 @@ class ModelRegistry(Catalogue):
         record = self.version(name, version)
         if record.run_id is None or record.mlflow_version is None:
             raise NotFoundError("is not registered", where=f"{name} {version}")
+        files = list(files)
         figures = dict(evaluation.metrics())
-        tags = {key: str(evaluation.headline[key]) for key in _HEADLINE if key in evaluation.headline}
+        tags = {key: str(evaluation.headline[key]) for key in HEADLINE if key in evaluation.headline}
         tags[TAG + "judged_on"] = f"{evaluation.dataset} ({evaluation.rows} rows)"
         if drift_share is not None:
             figures["drift_share"] = drift_share
@@ -285,6 +285,15 @@ class ModelRegistry(Catalogue):
         if drift is not None:
             self.tracking.log_text(record.run_id, canonical(drift), "drift/drift.json")
         self.tracking.tag_version(name, record.mlflow_version, tags)
+        training = next((d.evidence.get("training") for d in self.history(name) if _registers(d, version)), None)
+        text = describe(
+            record,
+            self.tracking.experiment_of(record.run_id),
+            evaluation,
+            [*files, *([Path("drift.json")] if drift is not None else [])],
+            None if training is None else TrainingFacts.model_validate(training),
+        )
+        self.tracking.describe_version(name, record.mlflow_version, record.run_id, text)
 
     def log_report(
         self,
@@ -742,6 +751,10 @@ class ModelRegistry(Catalogue):
             self.ensure_projected(name)
         except (RegistryUnavailableError, NotFoundError, ConflictError) as error:
             log.warning("%s: the move stands; MLflow's aliases follow later (%s)", name, error)
+
+
+def _registers(decision: Decision, version: str) -> bool:
+    return decision.action == "register" and decision.version == version
 
 
 def _with_rules(evidence: Mapping[str, Any] | None, verdict: Any) -> dict[str, Any]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["BUNDLE_FOLDER", "Tracking", "TrainingRun"]
 
 BUNDLE_FOLDER = "bundle"
+NOTE = "mlflow.note.content"  # what MLflow shows as a run's description
 TAG = "robustidps."
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -444,6 +445,25 @@ class Tracking:
                     if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                         raise
         return found
+
+    def experiment_of(self, run_id: str) -> str:
+        with self.errors():
+            return str(self.client.get_run(run_id).info.experiment_id)
+
+    def describe_version(self, name: str, mlflow_version: int, run_id: str, text: str) -> None:
+        """Puts `text` below what a person wrote about the version (it begins with `showing.MARK`), and on its run."""
+        from robustidps.registry.showing import MARK
+
+        with self.errors():
+            before = self.client.get_model_version(name, str(mlflow_version)).description or ""
+            own = before.partition(MARK)[0].strip()
+            self.client.update_model_version(name, str(mlflow_version), description=f"{own}\n\n{text}".strip())
+            self.client.set_tag(run_id, NOTE, text)
+
+    def note_of(self, run_id: str) -> str:
+        """What `describe_version` put on a run; empty where there is nothing."""
+        with self.errors():
+            return str(self.client.get_run(run_id).data.tags.get(NOTE, ""))
 
     def tag_version(self, name: str, mlflow_version: int, tags: Mapping[str, str]) -> None:
         with self.errors():

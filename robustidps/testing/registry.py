@@ -94,6 +94,15 @@ class _Client:
             raise NotFoundError("MLflow: no such run", where=run_id)
         return self.runs[run_id]
 
+    def get_model_version(self, name: str, version: str) -> SimpleNamespace:
+        return self.versions[name, version]
+
+    def update_model_version(self, name: str, version: str, description: str) -> None:
+        self.versions[name, version].description = description
+
+    def set_tag(self, run_id: str, key: str, value: str) -> None:
+        self.runs[run_id].data.tags[key] = value
+
     def restore_run(self, run_id: str) -> None:
         self.runs[run_id].info.lifecycle_stage = "active"
 
@@ -122,7 +131,7 @@ class MemoryTracking(Tracking):
     def start_run(self, model: str, version: str, tags: Mapping[str, str]) -> str:
         run_id = f"run{next(self._numbers)}"
         data = SimpleNamespace(tags={TAG + "model": model, **tags}, files=[])
-        info = SimpleNamespace(run_id=run_id, status="RUNNING", lifecycle_stage="active")
+        info = SimpleNamespace(run_id=run_id, status="RUNNING", lifecycle_stage="active", experiment_id="1")
         self.client.runs[run_id] = SimpleNamespace(info=info, data=data)
         return run_id
 

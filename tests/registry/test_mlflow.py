@@ -70,7 +70,16 @@ def test_an_evaluation_lands_on_the_run_and_its_headlines_on_the_version(registe
     client = registered.tracking.client
     metrics = client.get_run(record.run_id).data.metrics
     assert metrics["held_out/accuracy"] == 0.978 and metrics["held_out/recall.DDoS-TCP_Flood"] == 0.8
-    assert client.get_model_version("toy", "1").tags["accuracy"] == "0.9780 [0.9740, 0.9810]"
+    shown = client.get_model_version("toy", "1")
+    assert shown.tags["accuracy"] == "0.9780 [0.9740, 0.9810]"
+    assert "| accuracy | 0.9780 [0.9740, 0.9810] |" in shown.description
+    page = f"#/experiments/{client.get_run(record.run_id).info.experiment_id}/runs/{record.run_id}"
+    assert f"({page}/artifacts/evaluation/evaluation.json)" in shown.description
+    assert "`cdcdcdcdcdcd`" in shown.description
+    client.update_model_version("toy", "1", description=f"mine\n\n{shown.description}")
+    registered.log_evaluation("toy", "1.0.0", evaluation, [picture])
+    again = client.get_model_version("toy", "1").description
+    assert again.startswith("mine") and again.count("| accuracy |") == 1
     files = {f.path for f in client.list_artifacts(record.run_id, "evaluation")}
     assert files == {"evaluation/confusion.png", "evaluation/evaluation.json"}
 

@@ -205,3 +205,34 @@ def test_of_two_processes_that_promote_at_once_one_wins_and_the_other_is_told(st
     said = sorted(process.communicate()[0].strip() for process in started)
     assert said[1] == "won" and said[0].startswith("lost: toy: somebody else was first: promote of"), said
     assert stocked.assignment("toy").generation == 1 and stocked.verify().ok
+
+
+def test_a_store_of_the_first_release_is_brought_up_to_date_and_its_picture_drawn_once(stocked, monkeypatch):
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    from robustidps.registry.state import MIGRATIONS, REVISION_TABLE
+    from robustidps.testing.registry import APPROVE
+
+    stocked.transition("toy", "1.0.0", "Production", verdict=APPROVE)
+    old = StateStore(f"sqlite:///{stocked.settings.home / 'old.db'}", stocked.settings.home / "locks")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    script = ScriptDirectory.from_config(config)
+    with (
+        old._begin(write=True) as connection,
+        EnvironmentContext(
+            config, script, fn=lambda revision, context: script._upgrade_revs("0001", revision), destination_rev="0001"
+        ) as environment,
+    ):
+        environment.configure(connection=connection, version_table=REVISION_TABLE)
+        environment.run_migrations()
+    with stocked.store.read() as source, old._begin(write=True) as target:
+        for name in ("version", "assignment", "decision", "ledger_head"):
+            table = sa.Table(name, sa.MetaData(), autoload_with=target)
+            query = sa.select(*(sa.column(c.name) for c in table.columns)).select_from(sa.table(name))
+            target.execute(sa.insert(table), [dict(row) for row in source.execute(query).mappings()])
+    stocked.store = StateStore(old.url, old.locks)
+    assert stocked.assignment("toy").production == "1.0.0" and not stocked.assignment("toy").projected
+    stocked.verify()
