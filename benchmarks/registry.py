@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import secrets
 import shutil
 import sys
@@ -208,7 +209,9 @@ def page(measured: dict[str, dict[int, dict[str, float]]], rounds: int) -> str:
         )
     parts.append(
         f"Two decisions a version; medians of {rounds}, each by a registry opened anew (`history --verify`, which "
-        "checks every signature, once). " + circumstances("python -m benchmarks registry")
+        "checks every signature, once). "
+        + circumstances("python -m benchmarks registry --write")
+        + f" Load average {os.getloadavg()[1]:.1f}: on a quiet machine times are shorter."
     )
     return "\n\n".join(parts)
 

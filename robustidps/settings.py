@@ -9,6 +9,8 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
     traffic/                  parts of data sets, as flows        logs/, locks/ what servers say; one at a time
     prefect/                  Prefect's database and results       reports/     pages and pictures
     datasets/                 public data sets, as fetched        run/         what `robustidps up` runs, and where
+    datasets/                 public data sets, as fetched
+    traffic/kept/             held-out traffic that came with a restored backup, by digest
     configs/                  your own rule sets, family settings and data sets; they come before those that we ship
 """
 

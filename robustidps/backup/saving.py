@@ -26,6 +26,7 @@ from robustidps.progress import Progress, silent
 from robustidps.registry import state
 from robustidps.registry.registry import ModelRegistry
 from robustidps.registry.tracking import BUNDLE_FOLDER
+from robustidps.settings import Settings
 
 __all__ = ["ADDRESSES", "STATE_TABLES", "Saved", "save"]
 
@@ -38,7 +39,8 @@ ADDRESSES = (
     *("home", "database_url", "mlflow_tracking_uri", "mlflow_database_url", "prefect_database_url", "artifacts_uri"),
     *("loihi_python", "dask"),
 )
-"""Settings that say where this installation lies and may hold passwords: neither saved nor restored."""
+"""Settings that say where this installation lies: neither saved nor restored, like all that may hold a secret, whose
+fields are not to be shown (`repr=False`)."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ def _settings(path: Path, archive: Writer) -> None:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         return
-    kept = {key: value for key, value in content.items() if key not in ADDRESSES}
+    shown = {name for name, field in Settings.model_fields.items() if field.repr}
+    kept = {key: value for key, value in content.items() if key in shown and key not in ADDRESSES}
     if kept:
         archive.add("settings.yaml", yaml.safe_dump(kept, allow_unicode=True).encode())

@@ -24,6 +24,24 @@ def registry_repair(as_json: Json = False) -> None:
         console.line("registry", text)
 
 
+@registry_app.command("prepare")
+def registry_prepare(
+    have_backup: Annotated[
+        bool, typer.Option("--have-backup", help="MLflow's PostgreSQL is saved: its tables may be brought up to date")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make or bring up to date state store, MLflow's database and bucket; SQLite files are copied before."""
+    from robustidps.registry.preparing import prepare
+
+    done = prepare(open_registry(), have_backup=have_backup)
+    if as_json:
+        console.emit_json(done)
+        return
+    for text in done or ["all is up to date"]:
+        console.line("registry", text)
+
+
 @registry_app.command("add")
 def registry_add(
     name: Name,

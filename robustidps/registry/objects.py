@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from robustidps.errors import MissingExtraError, RegistryUnavailableError
 
-__all__ = ["check_bucket", "s3_error"]
+__all__ = ["check_bucket", "make_bucket", "s3_error"]
 
 _REMEDIES = {
     "NoSuchBucket": "make the bucket, or correct artifacts_uri",
@@ -45,20 +47,46 @@ def check_bucket(uri: str) -> None:
         MissingExtraError: boto3 isn't installed.
         RegistryUnavailableError: no answer, no such bucket, credentials that are missing or don't suffice.
     """
+    client, bucket, prefix = _client(uri)
+    key = f"{prefix}/.robustidps-{secrets.token_hex(8)}".lstrip("/")
+    with _told(uri):
+        client.put_object(Bucket=bucket, Key=key, Body=b"robustidps")
+        client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        client.delete_object(Bucket=bucket, Key=key)
+
+
+def make_bucket(uri: str) -> bool:
+    """Makes the bucket of `uri` where there is none; true if it did. Raises what `check_bucket` raises."""
+    client, bucket, _ = _client(uri)
+    with _told(uri):
+        if bucket in {found["Name"] for found in client.list_buckets().get("Buckets", [])}:
+            return False
+        region = client.meta.region_name
+        where = {} if region in (None, "us-east-1") else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        client.create_bucket(Bucket=bucket, **where)
+        return True
+
+
+def _client(uri: str) -> tuple[Any, str, str]:
+    """boto3's client, and bucket and prefix of `uri`."""
     try:
         import boto3
         from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
     except ModuleNotFoundError:
         raise MissingExtraError("boto3", "s3") from None
     parts = urlsplit(uri)
-    key = f"{parts.path.strip('/')}/.robustidps-{secrets.token_hex(8)}".lstrip("/")
     config = Config(connect_timeout=5, read_timeout=20, retries={"max_attempts": 2})
-    endpoint: Any = os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None
-    try:
+    endpoint = os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None
+    with _told(uri):
         client = boto3.Session().client("s3", endpoint_url=endpoint, config=config)
-        client.put_object(Bucket=parts.netloc, Key=key, Body=b"robustidps")
-        client.get_object(Bucket=parts.netloc, Key=key)["Body"].read()
-        client.delete_object(Bucket=parts.netloc, Key=key)
+    return client, parts.netloc, parts.path.strip("/")
+
+
+@contextmanager
+def _told(uri: str) -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
     except (BotoCoreError, ClientError) as error:
         raise s3_error(error, uri) from None

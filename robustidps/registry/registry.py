@@ -6,7 +6,8 @@
     stages.py       pure: where versions stand after which decisions         transitions.py a move as one transaction
     cache.py        verified bundles kept on this machine                    tracking.py    MLflow: runs, artefacts
     projection.py   MLflow's aliases and tags as a picture of the state      registration.py  a bundle becomes a version
-    adoption.py     a model that isn't a bundle yet becomes one
+    adoption.py     a model that isn't a bundle yet becomes one              objects.py      artefacts in S3
+    preparing.py    tables and bucket made, or brought up to date
 
 Moving a version is one transaction in the state store, after which the picture in MLflow follows; if MLflow is away,
 the move stands and the picture is completed by whatever runs next. Reading history, rolling back and loading a kept

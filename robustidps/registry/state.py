@@ -274,6 +274,15 @@ class StateStore:
         finally:
             file.release()
 
+    def revision(self) -> str | None:
+        """The revision that the store is at before anything is done to it; None where there is none yet."""
+        with self._translated():
+            return self._revision()
+
+    def file(self) -> Path | None:
+        """The file of an SQLite store."""
+        return self._file()
+
     def close(self) -> None:
         if self._engine is not None:
             self._engine.dispose()

@@ -102,9 +102,31 @@ class Tracking:
             logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # retries; the last failure is raised
             if self.settings.tracking_uri.startswith("sqlite:///"):
                 self.settings.folder()
+            if self.settings.tracking_is_embedded and (differs := self.schema_differs()):
+                raise RegistryUnavailableError(
+                    f"MLflow's database is at schema {differs[0]}, the MLflow that is installed wants {differs[1]}",
+                    where=self.where,
+                    remedy="robustidps registry prepare brings it up to date, after a copy",
+                )
             # The registry is named too: else MLflow's own setting for it could point somewhere else.
             self._client = MlflowClient(self.settings.tracking_uri, self.settings.tracking_uri)
         return self._client
+
+    def schema_differs(self) -> tuple[str, str] | None:
+        """The schema revision of an embedded MLflow's database and the one wanted, where they aren't the same.
+
+        MLflow itself refuses some older databases and changes others on the spot, depending on what is missing.
+        """
+        import sqlalchemy as sa
+        from mlflow.store.db import utils
+
+        engine = sa.create_engine(self.settings.tracking_uri, poolclass=sa.pool.NullPool)
+        if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
+            return None
+        if not sa.inspect(engine).has_table("alembic_version"):
+            return None
+        found, wanted = utils._get_schema_version(engine), utils._get_latest_schema_revision()
+        return None if found == wanted else (str(found), str(wanted))
 
     @contextmanager
     def errors(self) -> Iterator[None]:

@@ -143,6 +143,17 @@ def test_no_private_key_is_saved_unless_asked_for(first, saved, tmp_path):
     assert pem in gzip.decompress(with_key.read_bytes())
 
 
+def test_no_address_and_no_password_of_the_settings_is_saved(first, tmp_path):
+    file = first.settings.home / "settings.yaml"
+    before = file.read_text()
+    try:
+        file.write_text(before + "prefect_database_url: postgresql://u:planted@h/d\nartifacts_uri: s3://planted/x\n")
+        content = gzip.decompress(save(first, tmp_path / "b.tar.gz").path.read_bytes())
+    finally:
+        file.write_text(before)
+    assert b"planted" not in content and b"author: someone" in content
+
+
 def test_what_is_missing_is_told_and_a_bundle_that_mlflow_lost_comes_from_the_cache(saved, empty, tmp_path):
     restore(saved, empty)
     registry = ModelRegistry(settings=empty)

@@ -138,6 +138,7 @@ def test_a_large_installation_that_holds_something_is_not_restored_into(moved, t
         restore(archive, settings.model_copy(update={"home": tmp_path / "fresh"}))
 
 
+@pytest.mark.long
 def test_a_large_installation_is_saved_and_restored_into_a_small_home(moved, mlflow_template, tmp_path):
     settings, _ = moved
     archive = save(ModelRegistry(settings=settings), tmp_path / "large.tar.gz").path
