@@ -3,7 +3,7 @@
     train         traffic -> split -> train -> bundle -> evaluate -> drift -> register (-> promote)
     train_all     several families side by side, each as `train` does it -> compare
     unify         registered versions -> weights -> one graph -> evaluate -> drift -> register (-> promote)
-    promote       judge a registered version and move it, or record the refusal
+    promote       judge a registered version and move it, or record the refusal; waits where the rules ask for a person
     evaluate_on_hardware  a version's circuit on a device, beside itself without noise
     export_loihi  a registered spiking version -> quantised -> simulated -> report (-> alias)
     demo          the main job, end to end, on simulated traffic

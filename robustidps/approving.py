@@ -162,6 +162,7 @@ def ask(
             registry.record_refusal(name, version, stage, evidence=evidence | {KEY: {"waits_for": request.id}}, **facts)
             return request
         _close(registry, request, "what it was about has changed: other rules or other held-out traffic")
+    stale = _listed(registry, name, version, stage)  # by now none of them waits, whatever the table says
     now = datetime.now(UTC)
     who = printable(actor, 200) if actor is not None else person()[0]
     opened = {
@@ -188,7 +189,9 @@ def ask(
             "expires_at": opened["expires_at"],
             "evidence": canonical({"ledger_row": decision.seq}),
         }
-        connection.execute(sa.insert(state.approval).values(**row))
+        table = state.approval
+        connection.execute(sa.update(table).where(table.c.id.in_(stale)).values(status="expired"))
+        connection.execute(sa.insert(table).values(**row))
 
     registry.record_refusal(name, version, stage, evidence=evidence | {KEY: opened}, also=enter, **facts)
     return find(registry, str(opened["opens"]))
@@ -351,6 +354,13 @@ def _mark(connection: Connection, request: Request, status: str, decision: Decis
     values = {"status": status, "decided_at": decision.time.isoformat(timespec="seconds"), **said}
     if connection.execute(update.values(**values)).rowcount != 1:
         raise ConflictError("somebody else answered in this moment", where=f"approval {request.id}")
+
+
+def _listed(registry: ModelRegistry, name: str, version: str, stage: str) -> list[str]:
+    column = state.approval.c
+    query = sa.select(column.id).where(column.model == name, column.version == version, column.stage == stage)
+    with registry.store.read() as connection:
+        return [str(found) for found in connection.execute(query.where(column.status == "waiting")).scalars()]
 
 
 def _of_model(registry: ModelRegistry, model: str) -> list[Request]:

@@ -80,7 +80,9 @@ class Retention(BaseModel):
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to take away. what: a path below the home folder, or a name. bytes: what that frees here."""
+    """One thing to take away. what: a path below the home folder, or a name. bytes: what that frees here. remove: takes
+    it away; False where it had to stay after all.
+    """
 
     kind: str
     what: str
@@ -142,9 +144,8 @@ def collect(registry: ModelRegistry, *, dry_run: bool = False, retention: Retent
         ):
             try:
                 for item in part():
-                    if not dry_run:
-                        item.remove()
-                    found.items.append(item)
+                    if dry_run or item.remove() is not False:
+                        found.items.append(item)
             except RegistryUnavailableError as error:
                 found.problems.append(str(error))
         if not dry_run:
@@ -324,19 +325,21 @@ class _Sweep:
         why = ", ".join(filter(None, (more, f"unused for {idle / DAY:.1f} days")))
         yield Item(kind, what, why, size, lambda: self._remove(path, limit))
 
-    def _remove(self, path: Path, limit: float) -> None:
+    def _remove(self, path: Path, limit: float) -> bool:
+        """Whether it went: somebody may have used it since it was looked at."""
         if time.time() - _measured(path)[1] < limit and not path.name.startswith(TRASH):
-            return  # somebody has used it since
+            return False
         with writable(path), contextlib.suppress(FileNotFoundError):
             if not path.is_dir() or path.is_symlink():
                 path.unlink()
-                return
+                return True
             aside = path
             if not path.name.startswith(TRASH):
                 aside = path.with_name(f"{TRASH}{path.name}-{secrets.token_hex(4)}")
                 path.rename(aside)
             if path.parent != self.home / "cache" / "bundles":
                 shutil.rmtree(aside, ignore_errors=True)  # bundles: after the second look
+        return True
 
 
 def _entries(folder: Path) -> list[Path]:

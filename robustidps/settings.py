@@ -216,6 +216,10 @@ class Settings(BaseSettings):
         home = init_settings().get("home") or env_settings().get("home") or platformdirs.user_data_path("robustidps")
         file = _home(Path(home)) / "settings.yaml"
         content = _read_yaml(file) if exists(file) else {}
+        if (secret := next((key for key in SECRETS if key in content), None)) and file.stat().st_mode & 0o077:
+            raise ConfigError(
+                f"holds '{secret}' and can be read by others", where=file, remedy="change the secret, then chmod 600"
+            )
         return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=content)
 
 

@@ -279,6 +279,7 @@ def test_a_row_that_the_ledger_does_not_know_is_no_request(registry):
     assert [r.id for r in waiting(registry)] == [request.id]
     with pytest.raises(NotFoundError):
         find(registry, "forged")
+    assert wanted(registry, "1.1.0").id != "forged" and len(waiting(registry)) == 2  # nor does it stand in the way
 
 
 def test_an_edited_record_of_approval_stops_everything(registry):

@@ -6,7 +6,11 @@ from __future__ import annotations
 import email
 import hmac
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -371,6 +375,29 @@ def test_the_command_sends_tests_and_says_what_failed(registry, inbox, monkeypat
     inbox.answer = 200
     code, out, _ = run("--json")
     assert code == 0 and list(json.loads(out)["sent"].values()) == [1]
+
+
+def test_the_command_goes_on_until_it_is_ended(registry, inbox):
+    env = os.environ | {"ROBUSTIDPS_NOTIFY_WEBHOOK_URL": inbox.url, "ROBUSTIDPS_NOTIFY_WEBHOOK_SECRET": SECRET}
+    words = [sys.executable, "-m", "robustidps", "--home", str(registry.settings.home), "notify", "--every", "1"]
+    process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE)
+    try:
+        query = sa.select(sa.func.count()).select_from(state.notified)
+        for _ in range(300):
+            with registry.store.read() as connection:
+                if connection.execute(query).scalar():
+                    break
+            time.sleep(0.1)
+        registry.record_refusal("toy", "1.0.0", "Production", verdict=REFUSE)
+        for _ in range(300):
+            if inbox.got:
+                break
+            time.sleep(0.1)
+        assert inbox.kinds == ["refusal"]
+    finally:
+        process.terminate()
+    assert process.wait(20) == 128 + signal.SIGTERM
+    assert b"sesame" not in process.stderr.read()
 
 
 def test_secrets_are_in_no_repr_and_no_error(home, monkeypatch):

@@ -110,6 +110,7 @@ def told(command, toy, postgresql, inbox, tmp_path_factory):
         f"notify_smtp_password: {secret('smtp')}\nnotify_smtp_user: ids\nnotify_smtp_host: localhost\n"
         "notify_smtp_port: 9\nnotify_mail_from: ids@example.org\nnotify_mail_to: [ann@example.org]\n"
     )
+    (home / "settings.yaml").chmod(0o600)
     env = {
         "ROBUSTIDPS_DATABASE_URL": postgresql,
         "ROBUSTIDPS_NOTIFY_WEBHOOK_URL": inbox[0],
@@ -233,6 +234,18 @@ def test_a_wrong_setting_is_named_without_its_value(home, monkeypatch):
     with pytest.raises(ConfigError) as error:
         make_settings(home=home, dask=f"tcp://me:{secret('dask')}@host:1")
     assert MARK not in str(error.value)
+
+
+def test_a_settings_file_with_a_secret_that_others_can_read_is_refused(home):
+    home.mkdir(parents=True)
+    file = home / "settings.yaml"
+    file.write_text(f"notify_smtp_password: {secret('yaml')}\n")
+    file.chmod(0o640)
+    with pytest.raises(ConfigError, match="can be read by others") as error:
+        make_settings(home=home)
+    assert MARK not in str(error.value)
+    file.chmod(0o600)
+    assert make_settings(home=home).notify_smtp_password.get_secret_value() == secret("yaml")
 
 
 @pytest.mark.parametrize("line", ['notify_smtp_password: "SECRET', "notify_smtp_password: SECRET: x", "- SECRET: *x"])
