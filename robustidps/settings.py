@@ -9,6 +9,7 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
     traffic/                  parts of data sets, as flows        logs/, locks/ what servers say; one at a time
     prefect/                  Prefect's database and results       reports/     pages and pictures
     datasets/                 public data sets, as fetched
+    incoming/                 traffic that `monitor` looks at
     configs/                  your own rule sets, family settings and data sets; they come before those that we ship
 """
 
