@@ -77,9 +77,7 @@ def test_an_alarm_starts_a_retraining_which_finds_no_labels_and_says_so(tmp_path
         }
 
         def run(code: str) -> str:
-            done = subprocess.run(
-                [sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True
-            )
+            done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-2000:]
             return done.stdout
 
