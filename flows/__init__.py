@@ -6,6 +6,8 @@
     promote       judge a registered version and move it, or record the refusal; waits where the rules ask for a person
     evaluate_on_hardware  a version's circuit on a device, beside itself without noise
     export_loihi  a registered spiking version -> quantised -> simulated -> report (-> alias)
+    monitor       traffic in production -> figures -> record, alarm -> pages -> event
+    retrain       after an alarm: labels -> train -> bundle -> evaluate -> register -> ask the rules
     demo          the main job, end to end, on simulated traffic
 
 Import order matters: Prefect reads its environment when it is imported, so `embedded()` comes first.

@@ -11,6 +11,7 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
     datasets/                 public data sets, as fetched        run/         what `robustidps up` runs, and where
     datasets/                 public data sets, as fetched
     traffic/kept/             held-out traffic that came with a restored backup, by digest
+    incoming/                 traffic that `monitor` looks at
     configs/                  your own rule sets, family settings and data sets; they come before those that we ship
 """
 

@@ -23,11 +23,11 @@ from robustidps.monitoring.windows import (
     enter,
     look,
     next_windows,
+    position,
     report_folder,
     reviews_of,
     unannounced,
     window,
-    windows,
 )
 from robustidps.progress import current
 from robustidps.registry.registry import ModelRegistry
@@ -168,7 +168,6 @@ def link_in_mlflow(model: str, window_id: str) -> None:
         "accuracy": figures.labelled.accuracy.value if figures.labelled else None,
     }
     pages = [p for p in sorted(report_folder(registry, row).glob("drift.*")) if p.is_file()]
-    step = sum(w.version == row.version and w.ended <= row.ended for w in windows(registry, model))
     registry.log_report(
         model,
         row.version,
@@ -176,7 +175,7 @@ def link_in_mlflow(model: str, window_id: str) -> None:
         {key: value for key, value in curves.items() if value is not None},
         pages,  # Evidently's page, 8 MB, stays where it is served
         folder=f"traffic/{row.id}",
-        step=step,
+        step=position(registry, row),
         tags={
             "traffic": f"{row.status}, {row.ended:%Y-%m-%d %H:%M} UTC",
             "drift_report": f"{settings.reports_url}/{row.report}/{pages[0].name}" if pages else "",

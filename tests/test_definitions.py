@@ -88,11 +88,13 @@ def _required(flow) -> dict[str, str]:
 def test_every_flow_parameter_has_a_line_of_help() -> None:
     from robustidps.flows.evaluate_on_hardware import evaluate_on_hardware
     from robustidps.flows.export_loihi import export_loihi
+    from robustidps.flows.monitor import monitor
     from robustidps.flows.promote import promote
+    from robustidps.flows.retrain import retrain
     from robustidps.flows.train import train
     from robustidps.flows.unify import unify
 
-    for flow in (train, unify, evaluate_on_hardware, promote, export_loihi):
+    for flow in (train, unify, evaluate_on_hardware, promote, export_loihi, monitor, retrain):
         properties = flow.parameters.model_dump()["properties"]
         assert all(entry.get("description") for entry in properties.values()), flow.name
 

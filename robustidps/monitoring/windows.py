@@ -44,6 +44,7 @@ __all__ = [
     "enter",
     "look",
     "next_windows",
+    "position",
     "report_folder",
     "reviews_of",
     "training_rows",
@@ -52,6 +53,8 @@ __all__ = [
     "windows",
 ]
 
+RECENT = 50
+"""Windows before the latest that are read to judge it: enough to see when its alarm was told last."""
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
@@ -128,25 +131,36 @@ class DriftWindow:
 def windows(registry: ModelRegistry, model: str, *, last: int | None = None) -> list[DriftWindow]:
     """A model's windows, oldest first; the newest `last` of them. Raises NotFoundError for an unknown model."""
     registry.assignment(model)
+    return _rows(registry, model, last=last)
+
+
+def _rows(
+    registry: ModelRegistry, model: str, *which: Any, last: int | None = None, first: int | None = None
+) -> list[DriftWindow]:
+    """A model's windows that meet all conditions, oldest first: all, the newest `last` or the earliest `first`."""
     table = state.drift_window
-    query = sa.select(table).where(table.c.model == model).order_by(table.c.ended.desc(), table.c.created_at.desc())
+    query = sa.select(table).where(table.c.model == model, *which)
+    order = (table.c.ended, table.c.created_at)
+    query = query.order_by(*order) if last is None else query.order_by(*(column.desc() for column in order))
     with registry.store.read() as connection:
-        rows = connection.execute(query.limit(last) if last else query).mappings().all()
-    return [_window(row) for row in reversed(rows)]
+        rows = connection.execute(query.limit(last if last is not None else first)).mappings().all()
+    return [_window(row) for row in (rows if last is None else reversed(rows))]
+
+
+def position(registry: ModelRegistry, row: DriftWindow) -> int:
+    """Which of its version's windows one is, in order of time; the first is 1."""
+    table = state.drift_window
+    which = (table.c.model == row.model, table.c.version == row.version, table.c.ended <= row.ended.isoformat())
+    with registry.store.read() as connection:
+        return int(connection.execute(sa.select(sa.func.count()).where(*which).select_from(table)).scalar() or 0)
 
 
 def window(registry: ModelRegistry, model: str, window_id: str) -> DriftWindow:
     """One window; `latest` is the newest. Raises NotFoundError naming some that there are."""
-    known = windows(registry, model, last=200)
-    found = known[-1:] if window_id == "latest" else [w for w in known if w.id == window_id]
+    known = windows(registry, model, last=4)
+    found = known[-1:] if window_id == "latest" else _rows(registry, model, state.drift_window.c.id == window_id)
     if not found:
-        table = state.drift_window
-        query = sa.select(table).where(table.c.model == model, table.c.id == window_id)
-        with registry.store.read() as connection:
-            row = connection.execute(query).mappings().first()
-        found = [_window(row)] if row else []
-    if not found:
-        names = ", ".join(w.id for w in known[-4:]) or "none yet (robustidps monitor)"
+        names = ", ".join(w.id for w in known) or "none yet (robustidps monitor)"
         raise NotFoundError("no such window", where=f"{model} {printable(window_id, 80)}", remedy=f"there are: {names}")
     return found[0]
 
@@ -310,8 +324,8 @@ def enter(
     settings = settings or DriftSettings.load()
     now = now or datetime.now(UTC)
     with registry.store.lock(f"monitor-{case.model}"):
-        known = windows(registry, case.model)
-        same = next((w for w in known if w.digest == figures.digest), None)
+        table = state.drift_window
+        same = next(iter(_rows(registry, case.model, table.c.digest == figures.digest)), None)
         if same is not None and (same.version != case.version or not _more_labels(figures, same.measured)):
             return Entered(same, False, _tell(registry, same))
         with registry.store.read() as connection:
@@ -332,7 +346,7 @@ def enter(
             created_at=same.created_at if same else now,
         )
         row = replace(row, report=f"drift/{row.model}/{row.id}")
-        row = _judged(row, known, case, decisions, settings, now)
+        row = _judged(registry, row, case, decisions, settings, now)
         _write(registry, row, new=same is None)
         return Entered(row, True, _tell(registry, row))
 
@@ -342,24 +356,26 @@ def _more_labels(figures: WindowFigures, before: WindowFigures) -> bool:
 
 
 def _judged(
+    registry: ModelRegistry,
     row: DriftWindow,
-    known: list[DriftWindow],
     case: Case,
     decisions: list[Decision],
     settings: DriftSettings,
     now: datetime,
 ) -> DriftWindow:
     by_window = reviews(decisions)
-    earlier = [w for w in known if w.version == row.version and w.id != row.id and w.ended <= row.ended]
-    incidents = {r.window for r in by_window.values() if r.kind == "incident"}
-    first = next((w.measured for w in earlier if w.id not in incidents), None)
+    table, model = state.drift_window, case.model
+    mine = (table.c.version == row.version, table.c.id != row.id, table.c.ended <= row.ended.isoformat())
+    earlier = _rows(registry, model, *mine, last=max(settings.windows.n, RECENT))
+    incidents = [r.window for r in by_window.values() if r.kind == "incident"]
+    first = next((w.measured for w in _rows(registry, model, *mine, table.c.id.not_in(incidents), first=1)), None)
     figures = row.measured
     why = reasons(figures, Base(first, case.validation_accuracy), settings)
     alarm = alarming([w.drifted for w in earlier], bool(why), settings)
     quiet = None
     if alarm:
         ignoring, expected = in_force(by_window.values(), row.version, now)
-        accepted = {w.id: w for w in known}
+        accepted = {w.id: w for w in _rows(registry, model, table.c.id.in_([r.window for r in expected]))}
         pairs = [(r, accepted[r.window].measured) for r in expected if r.window in accepted]
         quiet = silenced(figures, why, ignoring, pairs, settings, now)
     told = alarm and quiet is None and _due(row, earlier, settings)
