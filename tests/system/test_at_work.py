@@ -97,9 +97,16 @@ def asked(settings: Settings, path: str, body: Any = None, method: str = "POST",
         {"Content-Type": "application/json", **headers},
         method=method,
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        content = answer.read()
-    return json.loads(content) if content else None
+    for _ in range(10):
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                content = answer.read()
+            return json.loads(content) if content else None
+        except urllib.error.HTTPError as refused:
+            if refused.code != 503:  # Prefect's SQLite is locked for a moment
+                raise
+        time.sleep(1)
+    raise AssertionError("Prefect's server stays busy")
 
 
 def ended(settings: Settings, runs: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
@@ -164,6 +171,11 @@ def test_a_second_up_of_this_home_is_refused_and_says_where_the_first_is(setting
     assert done.returncode == 7 and url(settings, "mlflow") in done.stderr
 
 
+def judged(settings: Settings) -> list[Any]:
+    """What runs have decided: the toy's training isn't known, so the rules hold it back, and that is in the ledger."""
+    return [d for d in ModelRegistry(settings=settings).history("toy") if "trained on is not known" in str(d.reasons)]
+
+
 def test_a_run_started_by_hand_finishes(settings, toy):
     """As the form does it: the deployment's parameters are checked against its schema by the server."""
     deployment = asked(settings, "deployments/name/promote/promote", method="GET")
@@ -176,18 +188,19 @@ def test_a_run_started_by_hand_finishes(settings, toy):
 
     found = ended(settings, {"id": {"any_": [run["id"]]}})
     assert found["state_type"] == "COMPLETED", found["state"]["message"]
-    assert ModelRegistry(settings=settings).models()[0].assignment.staging == "1.0.0"
+    assert [(d.version, d.to_stage) for d in judged(settings)] == [("1.0.0", "Staging")]
 
 
 def test_a_run_that_the_clock_starts_finishes(settings, toy):
     deployment = asked(settings, "deployments/name/promote/promote", method="GET")
+    before = len(judged(settings))
     parameters = {"name": toy, "version": "1.0.0", "stage": "Production", "rules": "toy"}
     schedule = {"schedule": {"interval": 8.0}, "active": True, "parameters": parameters}
     made = asked(settings, f"deployments/{deployment['id']}/schedules", [schedule])
     found = ended(settings, {"deployment_id": {"any_": [deployment["id"]]}, "tags": {"all_": ["auto-scheduled"]}})
     asked(settings, f"deployments/{deployment['id']}/schedules/{made[0]['id']}", method="DELETE")
     assert found["state_type"] == "COMPLETED", found["state"]["message"]
-    assert ModelRegistry(settings=settings).models()[0].assignment.production == "1.0.0"
+    assert len(judged(settings)) > before
 
 
 def deployed(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
@@ -211,6 +224,7 @@ def test_deploying_for_containers_makes_a_pool_that_confines_them(settings, up):
     assert refused.returncode == 7 and "of type docker" in refused.stderr
 
 
+@pytest.mark.long
 def test_what_a_person_turned_off_stays_off_when_it_is_deployed_again(settings, up):
     before = asked(settings, "deployments/name/train_all/train_all", method="GET")
     path = f"deployments/{before['id']}/schedules/{before['schedules'][0]['id']}"
