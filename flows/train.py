@@ -21,9 +21,9 @@ __all__ = ["command_line", "train"]
 def train(
     family: FamilyName = "neural_ode",
     dataset: DatasetName = "simulated",
+    overrides: dict[str, Any] | None = None,
     data_dir: str | None = None,
     schema_file: str | None = None,
-    overrides: dict[str, Any] | None = None,
     name: str | None = None,
     version: str | None = None,
     breaking: bool = False,
@@ -40,9 +40,9 @@ def train(
     Args:
         family: Model family, as `robustidps models --families` lists them.
         dataset: A data set known here (configs/training), or the whole path of a Parquet or CSV file of yours.
+        overrides: Settings of the family (docs/families.md lists them), for example {"hidden": 96}.
         data_dir: Folder of a public data set's files.
         schema_file: Schema of a table of yours (docs/data.md).
-        overrides: Settings of the family (docs/families.md lists them), for example {"hidden": 96}.
         name: Registered model; default is the family, with the data set's suffix.
         version: Semantic version; default is the next minor one.
         breaking: Take the next major number.

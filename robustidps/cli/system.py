@@ -11,10 +11,11 @@ import typer
 from robustidps import console
 from robustidps.cli._app import app, current_settings, ready_flows
 from robustidps.cli._options import Json
-from robustidps.errors import ConfigError
+from robustidps.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
     from robustidps.settings import Settings
+    from robustidps.system.prefect_api import Scheduled
     from robustidps.system.supervisor import Supervisor
 
 PANEL = "The system"
@@ -117,7 +118,6 @@ def _detach(settings: Settings, ports: list[str]) -> None:
     import os
     import subprocess
 
-    from robustidps.errors import UnavailableError
     from robustidps.progress import current
     from robustidps.settings import writable
     from robustidps.system import record as records
@@ -167,8 +167,13 @@ def _show_runs(url: str) -> None:
     """What runs by itself, and when next. The server plans runs some seconds after it hears of a schedule."""
     from robustidps.system.prefect_api import scheduled
 
+    found: list[Scheduled] = []
     for _ in range(30):
-        found = [s for s in scheduled(url) if s.schedule]
+        try:
+            found = [s for s in scheduled(url) if s.schedule]
+        except UnavailableError as error:  # what is up stays up
+            console.remark(str(error))
+            return
         if all(s.next_run or s.is_paused for s in found):
             break
         time.sleep(0.5)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +16,9 @@ from typing import Any
 from robustidps.errors import UnavailableError
 
 __all__ = ["Scheduled", "scheduled"]
+
+BUSY, BUSY_TRIES = 503, 5
+"""What Prefect's server answers while its SQLite is locked by somebody else, and how often it is asked again."""
 
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -77,8 +82,15 @@ def _asked(url: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     request = urllib.request.Request(  # noqa: S310 - our own server's address
         f"{url}/api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
     )
-    with _direct.open(request, timeout=10) as answer:
-        content = json.loads(answer.read())
+    for attempt in range(BUSY_TRIES):
+        try:
+            with _direct.open(request, timeout=10) as answer:
+                content = json.loads(answer.read())
+            break
+        except urllib.error.HTTPError as refused:
+            if refused.code != BUSY or attempt == BUSY_TRIES - 1:
+                raise
+            time.sleep(1)
     if not isinstance(content, list):
         raise ValueError("an unexpected answer")
     return content

@@ -37,6 +37,8 @@ HUNG_S = 180.0
 STEADY_S = 60.0
 """After this long without trouble the next end counts as the first."""
 LONGEST_PAUSE_S = 60.0
+FULL_BYTES = 64 * 2**20
+"""Less free space than this is a likely reason for a server not to start."""
 LOG_BYTES = 20 * 2**20
 """A log that grows beyond this is kept as `.log.1` and begun anew."""
 
@@ -146,10 +148,11 @@ class Supervisor:
             self.look()
             fallen = next((r for r in self._running if r.record.last_end), None)
             if fallen:
+                full = shutil.disk_usage(self.folder).free < FULL_BYTES
                 raise UnavailableError(
                     f"{fallen.service.title} didn't start: {_last_line(Path(fallen.record.log))}",
                     where=fallen.record.log,
-                    remedy="see that log",
+                    remedy="the disk is full: free space" if full else "see that log",
                 )
             waited = ", ".join(r.service.title for r in self._running if r.record.state == "starting")
             progress("starting", time.monotonic() - began, None, unit="s", note=waited)
