@@ -18,6 +18,7 @@ from robustidps.monitoring.windows import (
     enter,
     look,
     next_windows,
+    position,
     unannounced,
     window,
     windows,
@@ -160,6 +161,17 @@ def test_an_event_is_owed_until_it_was_sent(registry, watch):
     assert [w.id for w in owed] == alarms(registry)
     announced(registry, owed[0])
     assert unannounced(registry, "toy") == []
+
+
+def test_windows_are_numbered_by_version_and_the_newest_come_last(registry, watch):
+    made = [watch(i).window for i in range(3)]
+    registry.transition("toy", "1.1.0", "Production", verdict=APPROVE)
+    other = watch(3).window
+    assert [position(registry, w) for w in [*made, other]] == [1, 2, 3, 1]
+    assert [w.id for w in windows(registry, "toy", last=2)] == [made[-1].id, other.id]
+    assert window(registry, "toy", "latest").id == other.id
+    with pytest.raises(NotFoundError, match=f"there are: .*{other.id}"):
+        window(registry, "toy", "20260101T000000Z-00000000")
 
 
 def test_too_few_flows_wait_for_the_next_window(registry, tmp_path):
