@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import robustidps
 from robustidps import __version__
 from robustidps.errors import ConfigError, ConflictError, NotFoundError, UnavailableError
+from robustidps.flows.automations import ensure_automations
 from robustidps.progress import Progress, silent
 from robustidps.settings import check_name, load_yaml
 
@@ -127,7 +128,8 @@ def deploy(
     only_changed: bool = False,
     progress: Progress = silent,
 ) -> list[Deployed]:
-    """Puts all flows on the server at PREFECT_API_URL, into the work pool `pool`, which is made if missing.
+    """Puts all flows on the server at PREFECT_API_URL, into the work pool `pool`, which is made if missing; and the
+    automation that starts `retrain` after an alarm.
 
     Args:
         image: what containers and jobs are started from; only for those kinds, and needed there.
@@ -156,6 +158,8 @@ def deploy(
             progress("deploying", number, len(chosen), note=entry.name)
             done.append(_put(client, entry, pool, image, entry.name in off, only_changed))
         progress("deploying", len(chosen), len(chosen))
+        if any(entry.name == "retrain" for entry in chosen):
+            ensure_automations(client.read_deployment_by_name("retrain/retrain").id)
     return done
 
 

@@ -96,6 +96,31 @@ def services(settings: Settings) -> list[Service]:
             grace_s=20.0,  # a flow that is told to end gives back what it has reserved
         ),
     ]
+    listed += [
+        Service(
+            name="watch",
+            title="watcher",
+            what="answers what people change in MLflow; tells people what was decided",
+            port=5020,
+            health="/health",
+            command=lambda ports: [*python, "robustidps", "watch", "--port", str(ports["watch"])],
+            # Through the server, which delivers webhooks; what runs beside it works on the same database.
+            environment=lambda ports: (
+                {"ROBUSTIDPS_MLFLOW_TRACKING_URI": f"http://{HOST}:{ports['mlflow']}"} if "mlflow" in ports else {}
+            ),
+            after=("mlflow",),
+            page=False,
+            grace_s=30.0,  # a decision that is being taken
+        ),
+        Service(
+            name="reports",
+            title="reports",
+            what="drift over time, and the page of each window",
+            port=4300,
+            health="/health",
+            command=lambda ports: [*python, "robustidps", "reports", "serve", "--port", str(ports["reports"])],
+        ),
+    ]
     if not settings.tracking_is_embedded:  # MLflow runs elsewhere
         return [s for s in listed if s.name != "mlflow"]
     return listed
@@ -109,6 +134,7 @@ def common_environment(settings: Settings, ports: Ports) -> dict[str, str]:
         | {"ROBUSTIDPS_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
         | {name: _never_by_proxy(os.environ.get(name, "")) for name in ("no_proxy", "NO_PROXY")}
         | ({"PREFECT_API_URL": api, "PREFECT_UI_API_URL": api} if api else {})
+        | ({"ROBUSTIDPS_REPORTS_URL": f"http://{HOST}:{ports['reports']}"} if "reports" in ports else {})
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from robustidps import approving, notifying
 from robustidps.watch import webhook
 
 if TYPE_CHECKING:
@@ -28,4 +29,11 @@ def _prune(registry: ModelRegistry) -> list[str]:
     return [f"{gone} rows forgotten"] if gone else []
 
 
-PERIODIC: list[Periodic] = [Periodic("prune", 3600.0, _prune)]
+def _notify(registry: ModelRegistry) -> list[str]:
+    """Lets approvals whose time is up lapse, and sends what the channels haven't had."""
+    approving.settle(registry)
+    done = notifying.deliver(registry, patient=True)
+    return [f"{name}: {count} sent" for name, count in done.sent.items() if count]
+
+
+PERIODIC: list[Periodic] = [Periodic("prune", 3600.0, _prune), Periodic("notify", 10.0, _notify)]

@@ -124,7 +124,7 @@ def test_all_are_well_on_loopback_and_say_what_runs_when(settings, up):
     done = command(settings, "status", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
-    assert [s["name"] for s in found["services"]] == ["mlflow", "prefect", "worker"]
+    assert [s["name"] for s in found["services"]] == ["mlflow", "prefect", "worker", "watch", "reports"]
     assert all(s["healthy"] and urlsplit(s["url"]).hostname == "127.0.0.1" for s in found["services"])
     runs = {r["name"]: r for r in found["runs"]}
     assert runs["train_all"]["schedule"] == "0 2 * * * UTC" and runs["train_all"]["next_run"]
