@@ -7,18 +7,13 @@ services must be well before it starts. To add one is to add an entry, if its co
 
 from __future__ import annotations
 
-import base64
 import os
-import re
-import secrets
-import stat
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from robustidps.errors import IntegrityError
-from robustidps.registry.keys import write_atomically
 from robustidps.settings import Settings
+from robustidps.watch.webhook import server_environment
 
 __all__ = ["HOST", "Ports", "Service", "common_environment", "prefect_environment", "services"]
 
@@ -166,36 +161,9 @@ def _hosts(port: int) -> str:
 
 
 def _mlflow_environment(settings: Settings) -> dict[str, str]:
-    return {
+    return server_environment(settings) | {
         # Not on the command line, which every user of the machine can read: it may hold a password.
         "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,
-        # Webhooks go to services of ours on loopback, and without a lasting key they end with a restart, silently.
-        "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "https,http",
-        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": _webhook_key(settings),
         "MLFLOW_WEBHOOK_CACHE_TTL": "1",  # seconds; a webhook made now is to hear of the next minute's moves
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # several processes that nothing of ours uses
     }
-
-
-def _webhook_key(settings: Settings) -> str:
-    """The key that MLflow keeps webhooks' secrets under (Fernet: 32 random bytes in base64), made on first use.
-
-    Raises:
-        IntegrityError: others can read it. StorageError.
-    """
-    file = settings.folder("keys") / "mlflow-webhooks.key"
-    if not file.exists():
-        write_atomically(file, base64.urlsafe_b64encode(secrets.token_bytes(32)), mode=0o600, replace=False)
-    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW), "rb") as source:
-        status = os.fstat(source.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
-            raise IntegrityError(
-                "can be read by others than its owner",
-                where=file,
-                remedy="remove it (webhooks are made anew), or chmod 600 if nobody read it",
-            )
-        key = source.read(1024).strip()
-    if not re.fullmatch(rb"[A-Za-z0-9_-]{43}=", key):
-        raise IntegrityError("is not a key", where=file, remedy="remove it: a new one is made, webhooks too")
-    return key.decode("ascii")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hmac
 import os
+import re
 import secrets
 import stat
 from collections.abc import Mapping
@@ -186,6 +187,8 @@ def server_environment(settings: Settings) -> dict[str, str]:
         key = _private(file)
     except FileNotFoundError:
         raise NotFoundError("the key of MLflow's webhooks is gone", where=file) from None
+    if not re.fullmatch(r"[A-Za-z0-9_-]{43}=", key):
+        raise IntegrityError("is not a key", where=file, remedy="remove it: a new one is made, webhooks too")
     return {
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": key,
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "https,http",

@@ -283,7 +283,7 @@ def test_every_service_binds_loopback_and_no_command_line_holds_an_address_of_a_
 
 def test_mlflow_elsewhere_is_not_started_here(tmp_path):
     settings = Settings(home=tmp_path / "home", mlflow_tracking_uri="https://mlflow.example.org")
-    assert [s.name for s in services(settings)] == ["prefect", "worker"]
+    assert [s.name for s in services(settings)] == ["prefect", "worker", "watch", "reports"]
 
 
 def test_the_key_of_webhooks_is_kept_for_its_owner_alone(settings):
@@ -291,10 +291,10 @@ def test_the_key_of_webhooks_is_kept_for_its_owner_alone(settings):
     key = mlflow.environment({})["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"]
     assert Fernet(key).decrypt(Fernet(key).encrypt(b"x")) == b"x"
     assert mlflow.environment({})["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"] == key
-    file = settings.home / "keys" / "mlflow-webhooks.key"
+    file = settings.home / "keys" / "mlflow-webhooks.secret"
     assert file.stat().st_mode & 0o777 == 0o600
     file.chmod(0o644)
-    with pytest.raises(IntegrityError, match="read by others"):
+    with pytest.raises(IntegrityError, match="by others"):
         mlflow.environment({})
     file.chmod(0o600)
     file.write_bytes(b"no key")
