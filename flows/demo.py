@@ -2,7 +2,8 @@
 
 Two simulated weeks -> a model trained, judged on days it has not seen, promoted -> a starved candidate refused, with
 the reason -> other families trained side by side, and two models as one -> the spiking one simulated on Loihi, the
-quantum one on a noisy device -> a fresh capture scored by the model in production, and held against its labels.
+quantum one on a noisy device -> a person asked before a promotion -> a fresh capture scored by the model in production,
+held against its labels, and looked at as a window of traffic -> all of it backed up, restored elsewhere and verified.
 Everything runs on the real parts: packets through the flow extractor, MLflow, the signed ledger, Prefect. What a
 machine can't do (Lava wants a Python 3.10, circuits want an extra) is said in a line.
 """
@@ -10,6 +11,7 @@ machine can't do (Lava wants a Python 3.10, circuits want an extra) is said in a
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow
 
 from robustidps import console, pages
+from robustidps.backup import restore, save
 from robustidps.comparing import resolve
 from robustidps.errors import UnavailableError
 from robustidps.evaluation.base_rates import base_rates
@@ -24,9 +27,11 @@ from robustidps.evaluation.report import Evaluation
 from robustidps.families import discover
 from robustidps.flows.evaluate_on_hardware import evaluate_on_hardware
 from robustidps.flows.export_loihi import export_loihi
+from robustidps.flows.monitor import monitor
 from robustidps.flows.train import train
 from robustidps.flows.train_all import train_all
 from robustidps.flows.unify import unify
+from robustidps.judging import promote
 from robustidps.loihi.runner import installed
 from robustidps.progress import current
 from robustidps.registry.registry import ModelRegistry
@@ -88,11 +93,18 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
         text = f"{MODEL} and {OTHER}, weighted {weights[0]:.2f} and {weights[1]:.2f}: {_figures(both)}"
         console.line("two as one graph", text)
     elsewhere = _elsewhere(others, quiet)
+    asked = _ask_a_person(both, quiet)
     capture, labels = _fresh_capture(seed)
     flows = load(ingest_file(capture))
     bundle = resolve(ModelRegistry(settings=get_settings()), f"{MODEL}@production")
     scores = score(bundle, flows)
     current()("scoring a fresh capture", len(flows), len(flows), unit="flows")
+    labelled = _held_against_labels(bundle, capture, labels)
+    if not quiet:
+        console.line("scoring a fresh capture", pages.verdict_line(scores))
+        console.line("held against its labels", labelled)
+    window = _looked_at(capture, quiet)
+    archive = _backed_up(quiet)
     summary = {
         "production": good["version"] if good["promotion"][-1]["moved"] else None,
         "refused": None if starved["promotion"][-1]["moved"] else starved["version"],
@@ -100,17 +112,18 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
         "evaluation": good["evaluation"],
         "others": {one["name"]: one["evaluation"]["headline"]["macro_f1"]["value"] for one in (*others.values(), both)},
         "elsewhere": elsewhere,
+        "asked": asked,
+        "window": window,
+        "backup": archive,
         "drift": {k: good["drift"][k] for k in ("drifted_share",)},
         "scored": scores.counts(),
-        "labelled": _held_against_labels(bundle, capture, labels),
+        "labelled": labelled,
         "page": good["page"],
         "files": good["files"],
         "capture": str(capture),
         "seconds": round(time.monotonic() - began, 1),
     }
     if not quiet:
-        console.line("scoring a fresh capture", pages.verdict_line(scores))
-        console.line("held against its labels", summary["labelled"])
         _farewell(summary)
     return summary
 
@@ -170,6 +183,42 @@ def _elsewhere(others: dict[str, dict[str, Any]], quiet: bool) -> dict[str, Any]
             same = result["agreement"]["value"]
             console.line("on fake_manila", f"{DEVICE_ROWS} flows with that device's noise: {same:.2f} keep their class")
     return shown
+
+
+def _ask_a_person(made: dict[str, Any], quiet: bool) -> str | None:
+    """Asks for a promotion by rules that want a person; the approval waited for, or None where rules refused."""
+    outcomes = promote(ModelRegistry(settings=get_settings()), made["name"], made["version"], rules="approved")
+    request = outcomes[-1].approval
+    if not quiet:
+        text = "; ".join(outcomes[-1].verdict.reasons)
+        console.line("a person before Production", f"{made['name']} {made['version']}: {text}", "yellow")
+    return request.id if request else None
+
+
+def _looked_at(capture: Path, quiet: bool) -> dict[str, Any]:
+    """The capture as a window of traffic in production: what moved against training, and whether it is an alarm."""
+    window: dict[str, Any] = monitor(models=[MODEL], traffic=str(capture))["models"][MODEL]["windows"][0]
+    if not quiet:
+        text = "; ".join(window["reasons"]) or "nothing moved far"
+        page = Path(window["page"]).absolute().as_uri()
+        console.line("the same beside training", f"{window['status']}: {text} (report: {page})")
+    return {key: window[key] for key in ("window", "status", "rows", "reasons", "alarm")}
+
+
+def _backed_up(quiet: bool) -> dict[str, Any]:
+    """Everything in one file, and that restored into another home and verified."""
+    settings = get_settings()
+    archive, elsewhere = settings.folder("backup") / "demo.tar.gz", settings.home / "restored"
+    for left in (archive, elsewhere):  # of the demo before, gone on with by --keep
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    saved = save(ModelRegistry(settings=settings), archive, progress=current())
+    restore(archive, settings.model_copy(update={"home": elsewhere}), progress=current())
+    report = ModelRegistry(registry_path=elsewhere).verify()
+    size = archive.stat().st_size / 2**20
+    if not quiet:
+        text = f"{len(saved.manifest.files)} files, {size:.1f} MiB; restored in {elsewhere}: {report}"
+        console.line("backed up", text)
+    return {"files": len(saved.manifest.files), "records": report.records}
 
 
 def _fresh_capture(seed: int) -> tuple[Path, Path]:
@@ -246,6 +295,6 @@ def _farewell(summary: dict[str, Any]) -> None:
     )
     console.line("how good it is", Path(summary["page"]).absolute().as_uri())
     console.line("why, and who", f"{here} history {MODEL} --verify")
-    console.line("the pages", f"{here} ui")
+    console.line("the pages, all at work", f"{here} up")
     console.line("your own capture", f"{here} score my.pcap")
     console.line("took", f"{summary['seconds']:.0f} s")
