@@ -211,7 +211,7 @@ def page(measured: dict[str, dict[int, dict[str, float]]], rounds: int) -> str:
         f"Two decisions a version; medians of {rounds}, each by a registry opened anew (`history --verify`, which "
         "checks every signature, once). "
         + circumstances("python -m benchmarks registry --write")
-        + f" Load average {os.getloadavg()[1]:.1f}: on a quiet machine times are shorter."
+        + f" Load average {os.getloadavg()[1]:.1f}."
     )
     return "\n\n".join(parts)
 
