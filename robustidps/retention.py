@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from robustidps.errors import RegistryUnavailableError
+from robustidps.monitoring.reviews import anchor_version
 from robustidps.registry.metadata import version_key
 from robustidps.registry.records import VersionRecord
 from robustidps.registry.stages import HARDWARE, alias_of
@@ -175,6 +176,7 @@ class _Sweep:
             versions = {*standing.roles().values(), assigned.production, assigned.previous, assigned.staging}
             facts = [(d.action, d.version, d.to_stage) for d in decisions]
             versions |= {alias_of(facts, alias) for alias in HARDWARE}
+            versions.add(anchor_version(decisions))  # what traffic is compared with, however old
             versions |= set(standing.tenures[-self.keep.keep_rollbacks - 1 :])
             newest = sorted((r.version for r in self.records if r.model == model), key=version_key)
             versions |= set(newest[-self.keep.keep_newest :])

@@ -103,7 +103,7 @@ def services(settings: Settings) -> list[Service]:
             environment=lambda ports: (
                 {"ROBUSTIDPS_MLFLOW_TRACKING_URI": f"http://{HOST}:{ports['mlflow']}"} if "mlflow" in ports else {}
             ),
-            after=("mlflow",),
+            after=("mlflow",) if settings.tracking_is_embedded else (),
             page=False,
             grace_s=30.0,  # a decision that is being taken
         ),

@@ -68,7 +68,7 @@ def test_every_service_has_a_health_check_or_ends_by_itself(name):
 def test_only_loopback_is_published_and_only_what_people_look_at(name):
     ports = services()[name].get("ports", [])
     assert all(str(port).startswith("127.0.0.1:") for port in ports)
-    assert bool(ports) == (name in ("mlflow", "prefect"))
+    assert bool(ports) == (name in ("mlflow", "prefect", "reports"))
     assert ("published" in services()[name]["networks"]) == bool(ports)
 
 
@@ -124,7 +124,7 @@ def test_with_secrets_hands_files_on_as_variables_and_refuses_one_that_is_missin
 
 def test_nobody_is_allowed_anything_in_mlflow_by_default():
     script = (DEPLOYMENTS / "compose" / "mlflow-server").read_text()
-    assert "default_permission = NO_PERMISSIONS" in script and "--app-name basic-auth" in script
+    assert "default_permission = NO_PERMISSIONS" in script and "--app-name robustidps-auth" in script
     assert "password =" not in script
 
 
