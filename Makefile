@@ -66,7 +66,7 @@ test: setup $(VENV)/.installed-all try-loihi ## every framework, then lint, type
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-long: setup $(VENV)/.installed-all ## what takes minutes (faults, whole systems), and PostgreSQL as the distribution packs it
-	@ROBUSTIDPS_TEST_PG_CTL=$(PG_CTL) $(BIN)/python -m pytest -n 2 --dist loadfile -m 'long or postgresql' $(PYTEST_ARGS)
+	@ROBUSTIDPS_TEST_PG_CTL=$(PG_CTL) $(BIN)/python -m pytest -n 2 --dist loadfile -m 'long or postgresql or fault' $(PYTEST_ARGS)
 
 lint: setup ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

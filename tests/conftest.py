@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from robustidps.settings import Settings, use_settings
+from tests.faults.table import pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401 - hooks
 
 # How long an example takes says something about the machine, and nothing about the code.
 hypothesis.settings.register_profile("robustidps", deadline=None)

@@ -297,6 +297,7 @@ STEPS = ("restore.begun", "restore.extracted", "restore.rows", "restore.artefact
 SHORT = ("restore.rows", "restore.committed")
 
 
+@pytest.mark.fault("a restore killed at seven points", "the same command restores it all")
 @pytest.mark.parametrize("name", [n if n in SHORT else pytest.param(n, marks=pytest.mark.long) for n in STEPS])
 def test_killed_in_the_middle_the_same_command_restores_it_all(saved, empty, name):
     script = (
@@ -346,6 +347,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.fault("the disk full during backup and restore", "nothing half-saved, nothing half-restored")
 @pytest.mark.real
 def test_on_a_full_disk_nothing_is_half_saved_and_nothing_half_restored(first, saved, small_disk, empty):
     (small_disk / "ballast").write_bytes(os.urandom(2 * 2**20 - 40_000))

@@ -96,6 +96,7 @@ def _mlflow_reads_its_migrations_once(killed, monkeypatch):
     monkeypatch.setattr(utils, "_get_latest_schema_revision", lambda: head)
 
 
+@pytest.mark.fault("a promotion killed (SIGKILL) after each of its steps", "done or not begun; MLflow follows")
 def test_a_killed_promotion_is_done_or_not_begun_and_mlflow_follows(killed):
     homes = killed["promote"]
     committed = list(homes).index("promote.committed")
@@ -109,6 +110,7 @@ def test_a_killed_promotion_is_done_or_not_begun_and_mlflow_follows(killed):
         assert registry.repair() == [], name
 
 
+@pytest.mark.fault("a rollback killed (SIGKILL) after each of its steps", "done or not begun; MLflow follows")
 def test_a_killed_rollback_is_done_or_not_begun_and_mlflow_follows(killed):
     homes = killed["rollback"]
     committed = list(homes).index("rollback.committed")
@@ -122,6 +124,7 @@ def test_a_killed_rollback_is_done_or_not_begun_and_mlflow_follows(killed):
         assert registry.assignment("toy").projected, name
 
 
+@pytest.mark.fault("a registration killed (SIGKILL) after each of its steps", "finished or taken away by the next call")
 def test_a_killed_registration_is_finished_or_cleaned_away_by_the_next_call(killed, bundles, tmp_path):
     other = toy_bundle(tmp_path / "other", version="1.2.0", seed=77).path
     homes = killed["register"]

@@ -96,6 +96,7 @@ def test_aliases_that_follow_from_decisions_are_put_back(judged, alias):
     settled(judged)
 
 
+@pytest.mark.fault("a webhook that never comes (stages send none)", "found by looking")
 def test_the_old_stage_dropdown_is_a_request_and_follows_the_truth(judged):
     client = judged.tracking.client
     client.transition_model_version_stage("toy", "2", "Production", archive_existing_versions=True)
@@ -229,6 +230,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.fault("the watcher killed while it answers a request from MLflow", "completed, and judged once")
 @pytest.mark.parametrize(
     ("number", "step"),
     [("3", "reconcile.answered"), ("3", "project.production"), ("2", "promote.committed"), ("2", "project.previous")],

@@ -37,12 +37,14 @@ def test_the_signature_is_mlflows_own():
     assert webhook.sign("s", "id", "1700000000", b"{}") == _generate_hmac_signature("s", "id", "1700000000", "{}")
 
 
+@pytest.mark.fault("a webhook that comes twice", "looked at once")
 def test_a_credible_one_makes_the_worker_look_and_a_doubled_one_doesnt(watcher):
     headers = delivery(watcher.secret)
     assert watcher.receive(headers, BODY) == 202 and watcher._hints == {"toy"}
     assert watcher.receive(headers, BODY) == 200 and watcher.counts["hints"] == 1
 
 
+@pytest.mark.fault("a webhook that is forged, altered or old", "refused, leaves nothing")
 @pytest.mark.parametrize(
     "change",
     [

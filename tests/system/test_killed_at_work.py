@@ -43,6 +43,7 @@ def until_it_runs(settings: Settings, run: str, seconds: float = 240) -> None:
         time.sleep(0.5)
 
 
+@pytest.mark.fault("`robustidps up` killed (SIGKILL) during a training", "the run is given up, the next one runs")
 def test_a_training_whose_system_is_killed_is_given_up_and_the_next_one_runs(tmp_path):
     settings = Settings(home=tmp_path / "home")
     try:

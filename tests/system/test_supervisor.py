@@ -118,6 +118,7 @@ def test_a_second_system_of_the_same_home_is_refused_and_says_what_is_up(setting
         assert answers(up.record.services[0].url)
 
 
+@pytest.mark.fault("a service of `robustidps up` killed (SIGKILL)", "started again")
 def test_what_is_killed_is_started_again_without_its_old_helper(settings):
     told: list[str] = []
     with running(settings, listed=[small("one")], tell=told.append) as up:
@@ -187,6 +188,7 @@ def supervised(settings):
     end_marked(mark)
 
 
+@pytest.mark.fault("`robustidps up` killed (SIGKILL)", "nothing of it runs on")
 def test_a_killed_supervisor_leaves_nothing_running(settings, supervised):
     process, mark = supervised
     assert len(marked(mark)) == 2
