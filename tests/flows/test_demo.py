@@ -34,6 +34,7 @@ def test_the_demo_promotes_a_good_model_refuses_a_starved_one_and_scores_a_captu
     on_chip = summary["elsewhere"]["loihi"]
     assert "make loihi" in on_chip.get("unavailable", "") or on_chip["emulator_spikes_differing"] == 0
     scored = summary["scored"]
+    assert summary["window"]["rows"] == sum(scored.values()) and summary["backup"]["records"] > 10
     assert scored["Benign"] > sum(scored.values()) / 2 and len(scored) > 3
     assert "attack flows raise an alert" in summary["labelled"]
     assert {"confusion_matrix.png", "evasion.png", "drift.html"} <= {
