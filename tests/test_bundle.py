@@ -71,7 +71,8 @@ def test_an_opened_bundle_equals_the_written_one(written):
         assert opened.metadata == written.metadata
         assert opened.metadata.checksum == opened.digest == bundle_digest(written.path)
         assert opened.metadata.schema_digest == TOY.digest and opened.metadata.temperature == 1.3
-        assert opened.schema == TOY and opened.reference == {"rows": 600} and opened.evaluation is None
+        assert opened.schema == TOY and opened.reference == written.reference and opened.evaluation is None
+        assert opened.reference["rows"] == 600
         assert opened.thresholds == {"Flood": 0.5, "Scan": 0.5, "Never-Seen": 0.5}
         x = ROWS.features
         np.testing.assert_array_equal(opened.probabilities(x), written.probabilities(x))

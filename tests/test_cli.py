@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from robustidps import cli, console, settings
@@ -33,29 +34,16 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     return call
 
 
-COMMANDS = [
-    "demo",
-    "train",
-    "evaluate",
-    "evaluate-on-hardware",
-    "ageing",
-    "compare",
-    "promote",
-    "rollback",
-    "history",
-    "models",
-    "ingest",
-    "score",
-    "doctor",
-    "ui",
-    "data list",
-    "data describe",
-    "data evade",
-    "data fetch",
-    "data simulate",
-    "registry add",
-    "registry repair",
-]
+def _all(group, before: str = "") -> list[str]:
+    """Every command's words, those of groups included."""
+    found = []
+    for name, command in group.commands.items():
+        words = f"{before} {name}".strip()
+        found += _all(command, words) if hasattr(command, "commands") else [words]
+    return found
+
+
+COMMANDS = _all(get_command(cli.app))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

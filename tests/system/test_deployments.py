@@ -61,9 +61,10 @@ def test_what_runs_when():
     assert {n: [s.cron for s in e.schedules] for n, e in by_name().items() if e.schedules} == {
         "train_all": ["0 2 * * *"],
         "export-loihi": ["0 6 * * 0"],
+        "monitor": ["0 * * * *"],
     }
     trainings = {n for n, e in by_name().items() if e.work_pool.work_queue_name == "training"}
-    assert trainings == {"train", "train_all", "unify"}
+    assert trainings == {"train", "train_all", "unify", "retrain"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
