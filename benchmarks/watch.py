@@ -29,8 +29,8 @@ import numpy as np
 from benchmarks._pages import ROOT, circumstances, table, write_section
 from robustidps.judging import promote, weigh
 from robustidps.registry.registry import ModelRegistry
-from robustidps.servers import claimed_port
 from robustidps.settings import Settings, use_settings
+from robustidps.system.supervisor import claimed_port
 from robustidps.testing.judged import judged_bundles, register_judged
 from robustidps.testing.mlflow_pages import open_browser, set_alias, show_model, show_version
 from robustidps.testing.mlflow_server import MlflowServer, mlflow_server

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from robustidps.progress import silent
-from robustidps.servers import HOST, Server, _start, _wait, claimed_port
 from robustidps.settings import Settings
+from robustidps.system.services import HOST
+from robustidps.system.supervisor import claimed_port
+from robustidps.testing.servers import started
 from robustidps.watch.webhook import server_environment
 
 __all__ = ["MlflowServer", "mlflow_server"]
@@ -22,7 +23,6 @@ class MlflowServer:
     """password: of `admin`, where the server has accounts."""
 
     url: str
-    server: Server = field(repr=False)
     password: str = field(default="", repr=False)
 
     def settings(self, like: Settings, **more: object) -> Settings:
@@ -67,9 +67,6 @@ def mlflow_server(settings: Settings, *, accounts: bool = False) -> Iterator[Mlf
                 "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_urlsafe(16),
             }
             command += ["--app-name", "robustidps-auth"]
-        server = _start("MLflow", command, f"http://{HOST}:{port}", env, settings.folder("logs"))
-        try:
-            _wait(server, 120.0, silent)
-            yield MlflowServer(server.url, server, password)
-        finally:
-            server.stop()
+        url = f"http://{HOST}:{port}"
+        with started(command, f"{url}/health", env, settings.folder("logs") / "mlflow.log"):
+            yield MlflowServer(url, password)

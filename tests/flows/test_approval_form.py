@@ -8,11 +8,9 @@ from __future__ import annotations
 import contextvars
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -28,10 +26,11 @@ from robustidps import approving
 from robustidps.cli import approvals as commands
 from robustidps.flows import promote as flow
 from robustidps.registry.records import os_user
-from robustidps.servers import Server, claimed_port
 from robustidps.settings import Settings, use_settings
+from robustidps.system.supervisor import claimed_port
 from robustidps.testing.linear import Linear, LinearSettings
 from robustidps.testing.registry import memory_registry
+from robustidps.testing.servers import started
 from robustidps.testing.traffic import toy_traffic
 from robustidps.training import train_bundle
 
@@ -61,23 +60,12 @@ def server(tmp_path_factory):
         url = f"http://127.0.0.1:{port}/api"
         env = os.environ | {"PREFECT_HOME": str(folder), "PREFECT_SERVER_API_AUTH_STRING": PASSWORD}
         env |= {"PREFECT_API_URL": url, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-        with (folder / "log").open("wb") as log:
-            words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-            process = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
-        started = Server("Prefect", url, process, folder / "log")
-        try:
-            for _ in range(400):
-                try:
-                    with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
-                        assert answer.status == 200
-                        break
-                except OSError:
-                    assert started.alive, (folder / "log").read_text()
-                    time.sleep(0.3)
-            with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: PASSWORD}):
-                yield started
-        finally:
-            started.stop()
+        words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        with (
+            started(words, f"{url}/health", env, folder / "log"),
+            temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: PASSWORD}),
+        ):
+            yield SimpleNamespace(url=url)
 
 
 @pytest.fixture(scope="module")

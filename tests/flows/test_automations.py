@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from robustidps.registry.registry import ModelRegistry
-from robustidps.servers import claimed_port
 from robustidps.settings import Settings
+from robustidps.system.supervisor import claimed_port
 from robustidps.testing.linear import toy_bundle
 from robustidps.testing.registry import APPROVE
 from tests.monitoring.conftest import day

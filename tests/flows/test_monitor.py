@@ -13,6 +13,8 @@ import pytest
 from robustidps.settings import Settings, use_settings
 from tests.flows.conftest import DAY, TOY_RULES, Command, toy_traffic
 
+pytestmark = pytest.mark.long
+
 
 def later(number: int, *, moved: float = 0.0, rows: int = 1_500, days: int = 1, seed: int = 50):
     """Labelled traffic after what the model was trained and judged on."""

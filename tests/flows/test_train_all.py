@@ -72,8 +72,15 @@ def begin(home: Path, *words: object, **env: str) -> subprocess.Popen[str]:
     )
 
 
-def left_of(session: int) -> list[psutil.Process]:
-    """What still runs in a session."""
+def left_of(session: int, grace_s: float = 15.0) -> list[psutil.Process]:
+    """What still runs in a session; helpers that end with their parent get a moment to notice."""
+    until = time.monotonic() + grace_s
+    while (found := _of_session(session)) and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
+
+
+def _of_session(session: int) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
@@ -161,6 +168,7 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
                 process.wait()
 
 
+@pytest.mark.long
 def test_a_cluster_elsewhere_trains_in_a_new_home_and_tells_how_far_it_is(
     own_home: Path, small: Path, scheduler: str, prefect_server: str
 ) -> None:

@@ -48,7 +48,10 @@ def older(stocked, tmp_path) -> ModelRegistry:
     with stocked.store.read() as source, registry.store._begin(write=True) as target:
         for name in OLD_TABLES:
             table = getattr(state, name)
-            target.execute(sa.insert(table), [dict(r) for r in source.execute(sa.select(table)).mappings()])
+            rows = [dict(r) for r in source.execute(sa.select(table)).mappings()]
+            there = {column["name"] for column in sa.inspect(target).get_columns(name)}
+            old = sa.table(name, *[sa.column(column) for column in there])
+            target.execute(sa.insert(old), [{k: v for k, v in row.items() if k in there} for row in rows])
     registry.tracking.memory = stocked.tracking.memory
     return registry
 

@@ -23,13 +23,15 @@ from robustidps.judging import promote
 from robustidps.registry import state
 from robustidps.registry.ledger import Decision
 from robustidps.registry.registry import ModelRegistry
-from robustidps.servers import claimed_port
 from robustidps.settings import Settings, use_settings
+from robustidps.system.supervisor import claimed_port
 from robustidps.testing.judged import judged_bundles, register_judged
 from robustidps.testing.mlflow_pages import open_browser, set_alias, show_version
 from robustidps.testing.mlflow_server import MlflowServer, mlflow_server
 from robustidps.watch import webhook
 from tests.conftest import missing_part
+
+pytestmark = pytest.mark.long
 
 
 @dataclass

@@ -24,7 +24,7 @@ from robustidps.system.processes import end_marked, marked
 from robustidps.testing.linear import toy_bundle
 from robustidps.testing.traffic import toy_traffic
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 RULES = """
 name: toy
 evidence: {min_rows: 100, min_blocks: 5}
