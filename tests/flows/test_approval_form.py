@@ -34,6 +34,8 @@ from robustidps.testing.servers import started
 from robustidps.testing.traffic import toy_traffic
 from robustidps.training import train_bundle
 
+pytestmark = pytest.mark.long
+
 PASSWORD = "admin:form-password"  # noqa: S105
 RULES = """
 name: asked
@@ -120,7 +122,7 @@ class Run:
     def paused(self, times: int = 1) -> SimpleNamespace:
         """Waits for the form to be there for the so-many-th time; gives run, request, and the form's texts."""
         with get_client(sync_client=True) as client:
-            for _ in range(300):
+            for _ in range(900):
                 found = approving.waiting(self.registry)
                 if found and found[0].flow_run_id:
                     run = client.read_flow_run(found[0].flow_run_id)
@@ -138,7 +140,7 @@ class Run:
         raise AssertionError("the run did not pause")
 
     def ended(self) -> list:
-        self.thread.join(60)
+        self.thread.join(240)
         assert not self.thread.is_alive()
         if self.error:
             raise self.error
