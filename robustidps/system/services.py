@@ -164,6 +164,5 @@ def _mlflow_environment(settings: Settings) -> dict[str, str]:
     return server_environment(settings) | {
         # Not on the command line, which every user of the machine can read: it may hold a password.
         "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,
-        "MLFLOW_WEBHOOK_CACHE_TTL": "1",  # seconds; a webhook made now is to hear of the next minute's moves
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # several processes that nothing of ours uses
     }

@@ -44,7 +44,6 @@ def mlflow_server(settings: Settings, *, accounts: bool = False) -> Iterator[Mlf
     env = os.environ | server_environment(settings)
     env |= {
         "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,
-        "MLFLOW_WEBHOOK_CACHE_TTL": "1",  # a webhook made now counts now
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "ROBUSTIDPS_HOME": str(settings.home),
     }

@@ -66,8 +66,11 @@ def secret_of(settings: Settings, name: str = "webhook") -> str:
     """
     file = settings.folder("keys") / f"{name}.secret"
     if not file.exists():
-        write_atomically(file, secrets.token_urlsafe(32).encode(), mode=0o600, replace=False)
-    return _private(file)
+        write_atomically(file, base64.urlsafe_b64encode(secrets.token_bytes(32)), mode=0o600, replace=False)
+    try:
+        return _private(file)
+    except FileNotFoundError:
+        raise NotFoundError("the secret was just taken away", where=file, remedy="try again") from None
 
 
 def _private(file: Path) -> str:
@@ -180,17 +183,16 @@ def server_environment(settings: Settings) -> dict[str, str]:
     addresses of this machine. The latter turns off MLflow's protection against requests to inner hosts: only for a
     server that listens on loopback itself, among people who may use this machine anyway.
     """
-    file = settings.folder("keys") / "mlflow-webhooks.secret"
-    if not file.exists():
-        write_atomically(file, base64.urlsafe_b64encode(secrets.token_bytes(32)), mode=0o600, replace=False)
-    try:
-        key = _private(file)
-    except FileNotFoundError:
-        raise NotFoundError("the key of MLflow's webhooks is gone", where=file) from None
+    key = secret_of(settings, "mlflow-webhooks")
     if not re.fullmatch(r"[A-Za-z0-9_-]{43}=", key):
-        raise IntegrityError("is not a key", where=file, remedy="remove it: a new one is made, webhooks too")
+        raise IntegrityError(
+            "is not a key",
+            where=settings.home / "keys" / "mlflow-webhooks.secret",
+            remedy="remove it: a new one is made, webhooks too",
+        )
     return {
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": key,
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "https,http",
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_WEBHOOK_CACHE_TTL": "1",  # seconds; a webhook made now is to hear of the next minute's moves
     }
