@@ -15,9 +15,11 @@
         BundleError                          a bundle that is malformed or was edited
           ParityError                        ... or whose ONNX disagrees with the native model
         LedgerError                          the decision ledger was edited
+        UpdateError                          an update that no trusted publisher signed, or that is malformed
       UnavailableError                  6    may work later, or once something is installed
         MissingExtraError                    a framework isn't installed
         RegistryUnavailableError             MLflow doesn't answer
+        RemoteUnavailableError               no mirror of the remote registry answers as it should
         StorageError                         the disk is full or the folder read-only
       ConflictError                     7    somebody else was first
         VersionExistsError                   that version is taken
@@ -48,11 +50,13 @@ __all__ = [
     "ParityError",
     "RefusedError",
     "RegistryUnavailableError",
+    "RemoteUnavailableError",
     "RobustIDPSError",
     "SchemaError",
     "StorageError",
     "TruncatedCaptureError",
     "UnavailableError",
+    "UpdateError",
     "VersionExistsError",
     "printable",
     "without_passwords",
@@ -151,6 +155,9 @@ class ParityError(BundleError): ...
 class LedgerError(IntegrityError): ...
 
 
+class UpdateError(IntegrityError): ...
+
+
 class UnavailableError(RobustIDPSError):
     exit_code = 6
 
@@ -162,6 +169,9 @@ class MissingExtraError(UnavailableError):
 
 
 class RegistryUnavailableError(UnavailableError): ...
+
+
+class RemoteUnavailableError(UnavailableError): ...
 
 
 class StorageError(UnavailableError): ...

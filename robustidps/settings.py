@@ -8,6 +8,7 @@ Everything that is made lies under one folder, `ROBUSTIDPS_HOME`:
     keys/                     the installation's signing key       cache/       verified bundles, kept for rollback
     traffic/                  parts of data sets, as flows        logs/, locks/ what servers say; one at a time
     prefect/                  Prefect's database and results       reports/     pages and pictures
+    updates/                  the remote registry's pinned root, what was trusted last, downloads in quarantine
     datasets/                 public data sets, as fetched        run/         what `robustidps up` runs, and where
     datasets/                 public data sets, as fetched
     traffic/kept/             held-out traffic that came with a restored backup, by digest
@@ -23,7 +24,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import platformdirs
 import yaml
@@ -145,6 +146,19 @@ class Settings(BaseSettings):
         default=10.0, ge=0.2, le=3600, description="seconds between two looks of `robustidps watch` at MLflow"
     )
     watch_port: int = Field(default=5020, ge=1, le=65535, description="where `robustidps watch` listens on loopback")
+    remote_registry_url: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="where signed updates come from (docs/updates.md): one address, or several mirrors"
+    )
+    enable_auto_update: bool = Field(
+        default=False, description="whether `auto_update` takes updates by itself; off: it only says which there are"
+    )
+    updates_without_labels: Literal["hold", "activate"] = Field(
+        default="hold",
+        description="an update that could be judged on traffic without labels alone: waits in Staging, or goes on",
+    )
+    updates_max_mib_per_second: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="how fast updates are downloaded at most"
+    )
     debug: bool = Field(default=False, description="show tracebacks")
 
     @field_validator("home")
@@ -161,7 +175,15 @@ class Settings(BaseSettings):
             raise ValueError("must be s3://BUCKET/PREFIX or file:///FOLDER; credentials come from the environment")
         return value.rstrip("/") if value else value
 
-    @field_validator("plugins", "approval_by_prefect_form", "notify_mail_to", mode="before")
+    @field_validator("remote_registry_url")
+    @classmethod
+    def _mirrors(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", url):
+                raise ValueError(f"{without_passwords(url)!r} is no http(s) address without a password in it")
+        return value
+
+    @field_validator("plugins", "approval_by_prefect_form", "notify_mail_to", "remote_registry_url", mode="before")
     @classmethod
     def _one_or_more(cls, value: Any) -> Any:
         """The environment has one string, with blanks or commas between lines; a file may have one or a list."""

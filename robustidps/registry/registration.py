@@ -95,6 +95,7 @@ class Registration:
         params: Mapping[str, Any] | None,
         command: str,
         actor: tuple[str, str],
+        provenance: Mapping[str, Any] | None,
     ) -> None:
         check_name(name)
         check_version(version)
@@ -119,7 +120,9 @@ class Registration:
                     connection.execute(_update(name, version).values(run_id=run_id))
                 step("register.run")
             number = self._upload(bundle, run_id)
-            move = Move(name, version, "register", "None", *actor, evidence=_facts(bundle.metadata, held_out))
+            move = Move(
+                name, version, "register", "None", *actor, evidence=_facts(bundle.metadata, held_out, provenance)
+            )
             values = {"status": "registered", "mlflow_version": number, "run_id": run_id, "digest": bundle.digest}
             commit(self.store, self.ledger, move, version_values=values)
 
@@ -227,10 +230,16 @@ def _epochs(history: Any) -> list[Mapping[str, float]]:
     return [dict(entry) for entry in history]
 
 
-def _facts(metadata: ModelMetadata, held_out: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a registration's record keeps of the bundle's own claims, and what it is to be judged on."""
+def _facts(
+    metadata: ModelMetadata, held_out: Mapping[str, Any] | None, provenance: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What a registration's record keeps of the bundle's own claims, what it is judged on, where it is from."""
     keys = {"family", "schema_digest", "performance_metrics", "training", "author", "description"}
-    return metadata.model_dump(mode="json", include=keys) | {"held_out": held_out}
+    return (
+        metadata.model_dump(mode="json", include=keys)
+        | {"held_out": held_out}
+        | ({} if provenance is None else {"provenance": dict(provenance)})
+    )
 
 
 def _registered_already(name: str, version: str, same: bool) -> VersionExistsError:

@@ -48,7 +48,7 @@ from robustidps.registry.projection import Projection
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, acting, verdict_parts
 from robustidps.registry.registration import Registration
 from robustidps.registry.showing import HEADLINE, describe
-from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, OVERRIDE, RECORDS, check_stage
+from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, OVERRIDE, RECORDS, TURNED_AWAY, check_stage
 from robustidps.registry.state import StateStore
 from robustidps.registry.tracking import TAG, Tracking, TrainingRun
 from robustidps.registry.transitions import Also, Move, commit
@@ -199,6 +199,7 @@ class ModelRegistry(Catalogue):
         output: Output = "auto",
         progress: Progress = silent,
         held_out: Mapping[str, Any] | None = None,
+        provenance: Mapping[str, Any] | None = None,
         run_id: str | None = None,
         history: Any = None,
         params: Mapping[str, Any] | None = None,
@@ -219,6 +220,7 @@ class ModelRegistry(Catalogue):
             model: the module that a file of weights belongs to; or, without `model_path`, the model itself.
             schema, rows, features, output, progress: for anything but a bundle: as `importing.import_model`.
             held_out: what the version is to be judged on: path, digest, dataset, rules.
+            provenance: where a bundle from elsewhere came from, for the ledger.
             run_id: the training's MLflow run (`training_run`); default: a run of its own.
             history, params, command: for a run of its own: figures per epoch, parameters, the command that repeats it.
 
@@ -230,7 +232,7 @@ class ModelRegistry(Catalogue):
             RegistryUnavailableError: MLflow doesn't answer; nothing is entered, the same call can be made again.
         """
         kept: dict[str, Any] = {"held_out": held_out, "run_id": run_id, "history": history, "params": params}
-        kept |= {"command": command, "actor": acting(actor, actor_source)}
+        kept |= {"command": command, "actor": acting(actor, actor_source), "provenance": provenance}
         if model_path is None and model is None:
             raise InputError("no model was given", where=f"{name} {version}", remedy="give a path, or an object")
         if is_bundle(model_path):
@@ -451,18 +453,47 @@ class ModelRegistry(Catalogue):
         """Puts something about a version on record that moves nothing: an approval, an alarm, a review.
 
         Args:
-            action: one of `stages.RECORDS`, but not `register` or `refuse`, which have methods of their own.
+            action: one of `stages.RECORDS`, but not `register`, `refuse`, `turn_away`: they have methods of their own.
             also: writes of the caller's that belong to the same transaction.
 
         Raises:
             InputError: no such action. NotFoundError: no such version. LedgerError: the ledger was edited.
         """
-        if action not in RECORDS or action in ("register", "refuse"):
+        if action not in RECORDS or action in ("register", "refuse", TURNED_AWAY):
             raise InputError(f"{action!r} is nothing that is recorded by itself", where=f"{name} {version}")
         who, source = acting(actor, actor_source)
         facts = dict(evidence or {})
         move = Move(name, version, action, to_stage, who, source, verdict, tuple(reasons), facts, rule_set)
         return commit(self.store, self.ledger, move, also=also)
+
+    def turn_away(
+        self,
+        name: str,
+        version: str | None,
+        *,
+        reasons: Iterable[str],
+        evidence: Mapping[str, Any] | None = None,
+        verdict: str = "reject",
+        rule_set: str | None = None,
+        actor: str | None = None,
+        actor_source: str | None = None,
+    ) -> Decision:
+        """Writes into the ledger that an offered update was refused before it became a version here, and why.
+
+        Args:
+            version: the one that was offered; None where a whole repository was refused.
+            evidence: with `digest`, the offered bundle's, where it is known.
+
+        Raises:
+            LedgerError: the ledger was edited.
+        """
+        who, source = acting(actor, actor_source)
+        facts = dict(evidence or {})
+        checked = None if version is None else check_version(version)
+        move = Move(
+            check_name(name), checked, TURNED_AWAY, "None", who, source, verdict, tuple(reasons), facts, rule_set
+        )
+        return commit(self.store, self.ledger, move)
 
     def freeze(
         self,

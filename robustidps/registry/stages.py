@@ -30,6 +30,7 @@ __all__ = [
     "RECORDS",
     "STAGES",
     "STAGE_MOVES",
+    "TURNED_AWAY",
     "Course",
     "Stage",
     "Standing",
@@ -52,7 +53,9 @@ ALIAS = "alias"
 # What a decision can do: move something, or be on record alone.
 STAGE_MOVES = ("promote", "rollback", "archive", "withdraw")
 MOVES = (*STAGE_MOVES, ALIAS)
-RECORDS = ("register", "refuse", "approve", "alarm", "review", "freeze", "thaw", "restore", "retrain")
+RECORDS = ("register", "refuse", "approve", "alarm", "review", "freeze", "thaw", "restore", "retrain", "turn_away")
+# An offered update that was refused before it became a version here; `version` may be None, of a whole repository.
+TURNED_AWAY = "turn_away"
 
 
 @dataclass(frozen=True)

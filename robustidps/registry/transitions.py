@@ -18,7 +18,17 @@ from robustidps.errors import ConflictError, LedgerError, NotFoundError, Refused
 from robustidps.registry import state
 from robustidps.registry.holds import freeze_of, holding, pin_of
 from robustidps.registry.ledger import PIN_COLUMNS, REMEDY, Decision, Entry, Ledger, require_registered
-from robustidps.registry.stages import ALIAS, MOVES, OVERRIDE, Course, Standing, advance, alias_of, stage_of
+from robustidps.registry.stages import (
+    ALIAS,
+    MOVES,
+    OVERRIDE,
+    TURNED_AWAY,
+    Course,
+    Standing,
+    advance,
+    alias_of,
+    stage_of,
+)
 from robustidps.registry.steps import step
 
 __all__ = ["Also", "Move", "commit", "standing_of"]
@@ -32,11 +42,11 @@ class Move:
     """What is to be decided about a version.
 
     action: `promote`, `archive`, `rollback` and `withdraw` move it; `alias` gives it the alias that is its to_stage;
-    all others (`stages.RECORDS`) are only recorded.
+    all others (`stages.RECORDS`) are only recorded. version: None only for `turn_away`, of a whole repository.
     """
 
     model: str
-    version: str
+    version: str | None
     action: str
     to_stage: str
     actor: str
@@ -106,10 +116,10 @@ def commit(
         told = ledger.with_evidence(connection, decisions, holding)
         _require_free(move, told)
         version = _version_row(connection, move)
-        if move.action != "register":
+        if move.version is not None and move.action not in ("register", TURNED_AWAY):
             registered = ledger.registration(connection, decisions, move.model, move.version)
             require_registered(registered, move.model, move.version, version["digest"], version["held_out"])
-        before = stage_of(standing, move.version)
+        before = stage_of(standing, move.version or "")
         if move.action in ("promote", "archive") and before == move.to_stage:
             raise ConflictError(_already(decisions, move), where=f"{move.model} {move.version}", remedy="nothing to do")
         bearer = alias_of([(d.action, d.version, d.to_stage) for d in decisions], move.to_stage)
@@ -187,7 +197,9 @@ def _require_free(move: Move, decisions: Sequence[Entry | Decision]) -> None:
         raise RefusedError(str(pin), where=move.model, remedy=f"robustidps thaw {move.model} --reason ..")
 
 
-def _version_row(connection: Connection, move: Move) -> RowMapping:
+def _version_row(connection: Connection, move: Move) -> RowMapping | Mapping[str, Any]:
+    if move.action == TURNED_AWAY:  # it never became a version here; what was offered is all there is
+        return {"digest": move.evidence.get("digest"), "held_out": None}
     query = sa.select(state.version).where(state.version.c.model == move.model, state.version.c.version == move.version)
     row = connection.execute(query).mappings().first()
     if row is None or (row["status"] == "reserved" and move.action != "register"):
