@@ -58,6 +58,7 @@ __all__ = [
     "part_of",
     "use_settings",
     "used",
+    "with_changes",
     "writable",
     "write_whole",
 ]
@@ -155,6 +156,9 @@ class Settings(BaseSettings):
     updates_without_labels: Literal["hold", "activate"] = Field(
         default="hold",
         description="an update that could be judged on traffic without labels alone: waits in Staging, or goes on",
+    )
+    updates_rules: dict[str, str] = Field(
+        default_factory=dict, description="rule set for updates by model; default: auto_update (docs/updates.md)"
     )
     updates_max_mib_per_second: float | None = Field(
         default=None, gt=0, allow_inf_nan=False, description="how fast updates are downloaded at most"
@@ -306,6 +310,17 @@ def make_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise config_error(error, "settings (ROBUSTIDPS_* or HOME/settings.yaml)", Settings) from None
+
+
+def with_changes(settings: Settings, changes: dict[str, Any]) -> Settings:
+    """`settings` with some of them changed, and nothing read anew. Raises ConfigError."""
+    if not changes:
+        return settings
+    try:
+        checked = Settings.model_validate(settings.model_dump() | changes)
+    except ValidationError as error:
+        raise config_error(error, ", ".join(changes), Settings) from None
+    return settings.model_copy(update={key: getattr(checked, key) for key in changes})
 
 
 @contextmanager

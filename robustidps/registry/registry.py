@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -52,7 +52,8 @@ from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, OVERRIDE, RECO
 from robustidps.registry.state import StateStore
 from robustidps.registry.tracking import TAG, Tracking, TrainingRun
 from robustidps.registry.transitions import Also, Move, commit
-from robustidps.settings import Settings, check_name, get_settings, make_settings, writable
+from robustidps.settings import Settings, check_name, get_settings, make_settings, with_changes, writable
+from robustidps.updates.api import Updating
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,11 +90,13 @@ class ModelHandle:
         return self.bundle.digest
 
 
-class ModelRegistry(Catalogue):
+class ModelRegistry(Updating, Catalogue):
     """The registry of one installation.
 
     Args:
         registry_path: home folder of the installation; default: the settings in force.
+        remote_registry_url: where signed updates come from, one address or several mirrors; default: the settings'.
+        enable_auto_update: whether the updater takes updates by itself; default: the settings'.
         settings: settings to use instead of those in force; not together with `registry_path`.
         tracking: how MLflow is reached; tests put a stand-in here (`robustidps.testing.registry`).
     """
@@ -101,13 +104,17 @@ class ModelRegistry(Catalogue):
     def __init__(
         self,
         registry_path: Path | str | None = None,
+        remote_registry_url: str | Sequence[str] | None = None,
+        enable_auto_update: bool | None = None,
         *,
         settings: Settings | None = None,
         tracking: Tracking | None = None,
     ) -> None:
         if registry_path is not None and settings is not None:
             raise InputError("give registry_path or settings, not both")
-        self.settings = make_settings(home=Path(registry_path)) if registry_path else settings or get_settings()
+        base = make_settings(home=Path(registry_path)) if registry_path else settings or get_settings()
+        given = {"remote_registry_url": remote_registry_url, "enable_auto_update": enable_auto_update}
+        self.settings = with_changes(base, {key: value for key, value in given.items() if value is not None})
         home = self.settings.home
         super().__init__(
             StateStore(self.settings.state_url, home / "locks"),

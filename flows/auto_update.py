@@ -1,0 +1,130 @@
+"""Takes signed updates: check -> download -> verify -> validate -> decide -> stage -> activate, all of it on record.
+
+The steps of one model are one Prefect transaction under a lock: where one breaks, those before it are undone. Two runs
+never overlap: a lock keeps them apart with or without a server, and on a server a concurrency limit of one for each
+model does too. A run that was killed is undone or gone on from by the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import httpx
+from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists, PrefectException
+from prefect.settings import PREFECT_API_URL
+from prefect.transactions import transaction
+
+from robustidps.errors import ConflictError, IntegrityError, RefusedError, UnavailableError
+from robustidps.flows.forms import RuleSetName
+from robustidps.registry.registry import ModelRegistry
+from robustidps.settings import get_settings
+from robustidps.tasks.updates import (
+    activate_update,
+    check_updates,
+    download_update,
+    stage_update,
+    validate_update,
+    verify_update,
+)
+from robustidps.updates import installing
+from robustidps.updates.offers import Update
+
+__all__ = ["auto_update"]
+
+BUSY_S = 1
+"""How long a run waits for another of the same model; the next one comes by itself."""
+
+
+@flow(name="auto_update", persist_result=True, result_serializer="json", validate_parameters=True)
+def auto_update(models: list[str] | None = None, rules: RuleSetName | None = None) -> dict[str, Any]:
+    """Looks for signed updates and takes what the rules let in. A refusal is a result, not a failure.
+
+    Without `remote_registry_url` there is nothing to do; with `enable_auto_update` off it only says what there is.
+
+    Args:
+        models: Registered models; default is all.
+        rules: Rule set in configs/promotion; default is updates_rules of the settings, else auto_update.
+
+    Returns:
+        By model: `outcome`, `version`, `current`, `reasons`, `measured`.
+
+    Raises:
+        UpdateError: the remote registry can't be trusted. UnavailableError: it, or MLflow, doesn't answer.
+    """
+    settings = get_settings()
+    registry = ModelRegistry(settings=settings)
+    if not settings.remote_registry_url:
+        get_run_logger().info("no remote_registry_url is set: there is nothing to look for")
+        return {}
+    wanted = [m.name for m in registry.models() if m.versions] if models is None else models
+    updates = {u["name"]: u for u in check_updates(wanted)}
+    found: dict[str, Any] = {name: installing.Outcome(name, "none").as_dict() for name in wanted if name not in updates}
+    problems: list[UnavailableError] = []
+    for name, content in updates.items():
+        update = Update.of(content)
+        facts: dict[str, Any] = {"version": update.new_version, "current": update.current_version}
+        if not settings.enable_auto_update:
+            outcome = installing.Outcome(name, "available", reasons=("enable_auto_update is off",), **facts)
+        elif hold := installing.held_back(registry, name):
+            outcome = installing.Outcome(name, "held", reasons=(hold,), **facts)
+        else:
+            try:
+                outcome = _take(registry, update, content, rules)
+            except (IntegrityError, RefusedError, ConflictError) as error:
+                outcome = installing.ended(registry, update, error)
+            except UnavailableError as error:  # every model has its turn
+                get_run_logger().error("%s: %s", name, error)
+                problems.append(error)
+                continue
+        get_run_logger().info("%s: %s %s", update, outcome.outcome, "; ".join(outcome.reasons))
+        found[name] = outcome.as_dict()
+    if problems:
+        raise problems[0]
+    return found
+
+
+def _take(registry: ModelRegistry, update: Update, content: dict[str, Any], rules: str | None) -> installing.Outcome:
+    facts: dict[str, Any] = {"version": update.new_version, "current": update.current_version}
+    with _alone(update.name), installing.working_on(registry, update.name) as folder, transaction() as whole:
+        whole.set("update", content)
+        if update.waiting:
+            judged = validate_update(content, None, rules)
+        else:
+            archive = download_update(content, str(folder))
+            admitted = verify_update(content, archive, str(folder))
+            judged = validate_update(content, admitted, rules)
+            judged = stage_update(content, admitted, judged)
+        answer = activate_update(content, judged)
+    outcome = "activated" if answer["activated"] else "staged"
+    reasons = () if answer["activated"] else (str(answer["reason"]),)
+    return installing.Outcome(update.name, outcome, reasons=reasons, measured=judged["measured"], **facts)
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """A global concurrency limit of one for this model, where there is a server that outlives this run.
+
+    Raises:
+        ConflictError: another run has it. UnavailableError: the server doesn't answer.
+    """
+    if not PREFECT_API_URL.value():
+        yield  # the lock in `working_on` is enough on one machine
+        return
+    limit = f"auto-update-{name}"
+    try:
+        with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+            client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=limit, limit=1))
+    except (httpx.HTTPError, PrefectException) as error:
+        raise UnavailableError(f"Prefect's server: {error}", where=limit) from None
+    try:
+        with concurrency(limit, occupy=1, timeout_seconds=BUSY_S, strict=True):
+            yield
+    except (TimeoutError, ConcurrencySlotAcquisitionError):
+        raise ConflictError("another run is at it", where=name, remedy="the next one comes by itself") from None
