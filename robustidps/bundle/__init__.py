@@ -24,6 +24,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,17 @@ from robustidps.settings import writable
 from robustidps.traffic.schema import TrafficSchema
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["Bundle", "bundle_digest", "open_bundle", "verified_model", "verified_native", "write_bundle", "write_graph"]
+__all__ = [
+    "Bundle",
+    "Examined",
+    "bundle_digest",
+    "examine",
+    "open_bundle",
+    "verified_model",
+    "verified_native",
+    "write_bundle",
+    "write_graph",
+]
 
 GOLDEN_ROWS = 256
 PARITY_ROWS = 5000
@@ -240,7 +251,43 @@ def _verify(contents: Contents, expected_digest: str | None) -> str:
     return digest
 
 
+@dataclass(frozen=True)
+class Examined:
+    """All of a bundle but a loaded model: what `examine` read and found right. model: the graph's bytes, audited.
+
+    golden: raw features [n, F] and the native model's probabilities [n, C].
+    """
+
+    path: Path
+    digest: str
+    metadata: ModelMetadata
+    schema: TrafficSchema
+    reference: dict[str, Any]
+    evaluation: dict[str, Any] | None
+    golden: tuple[Floats, Floats]
+    model: bytes
+
+
+def examine(folder: Path, *, expected_digest: str | None = None) -> Examined:
+    """Verifies and audits a bundle, and stops before ONNX Runtime would see its graph.
+
+    Raises:
+        NotFoundError: there is no such folder.
+        BundleError: it isn't a bundle, was edited, or is another one than expected.
+    """
+    contents = read_folder(Path(folder))
+    return _examine(contents, _verify(contents, expected_digest))
+
+
 def _construct(contents: Contents, digest: str) -> Bundle:
+    e = _examine(contents, digest)
+    session = Session(e.model, where=e.path / "model.onnx")
+    bundle = Bundle(e.path, e.digest, e.metadata, e.schema, e.reference, e.evaluation, e.golden, session)
+    _replay(bundle)
+    return bundle
+
+
+def _examine(contents: Contents, digest: str) -> Examined:
     folder, files = contents.where, contents.files
     metadata = ModelMetadata.from_json(files["metadata.json"], where=folder / "metadata.json")
     try:
@@ -266,10 +313,7 @@ def _construct(contents: Contents, digest: str) -> Bundle:
     if strangers := set(metadata.thresholds) - set(schema.classes[1:]):
         raise BundleError(f"thresholds for {sorted(strangers)[:3]}, no attack class", where=folder / "metadata.json")
     golden = unpack_golden(files["golden.npz"], schema.input_dim, schema.output_dim, where=folder / "golden.npz")
-    session = Session(files["model.onnx"], where=folder / "model.onnx")
-    bundle = Bundle(folder, digest, metadata, schema, reference, evaluation, golden, session)
-    _replay(bundle)
-    return bundle
+    return Examined(folder, digest, metadata, schema, reference, evaluation, golden, files["model.onnx"])
 
 
 def _replay(bundle: Bundle) -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "canonical",
     "check_native",
     "digest_of",
+    "limit_of",
     "pack_golden",
     "read_folder",
     "strict_json",
@@ -76,6 +77,15 @@ class Contents:
     where: Path
     files: dict[str, bytes]
     listing: tuple[tuple[str, int, str], ...]
+
+
+def limit_of(path: str) -> int | None:
+    """The largest size in bytes of a bundle's file of this relative path; None if a bundle has no such file."""
+    folder, _, name = path.rpartition("/")
+    if not folder:
+        return FILES.get(name)
+    known = folder == "native" and _NATIVE_NAME.fullmatch(name) and Path(name).suffix in NATIVE
+    return NATIVE_BYTES if known else None
 
 
 def read_folder(folder: Path, *, unfinished: bool = False) -> Contents:
