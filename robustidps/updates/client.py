@@ -32,6 +32,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 import time
@@ -231,19 +232,22 @@ class RemoteRegistry:
         """Whether a root is pinned."""
         return self._root_file.is_file()
 
-    def trust(self, root: bytes, *, replace: bool = False) -> str:
+    def trust(self, root: bytes, *, fingerprint: str | None = None, replace: bool = False) -> str:
         """Pins the root that everything else is verified from; gives its fingerprint, to be compared by eye.
 
         Args:
             root: a TUF root.json, of any version; later ones are found from there.
+            fingerprint: what the publisher says it has to be; blanks and colons don't matter.
             replace: pin it in place of another one, and forget what was verified under that.
 
         Raises:
-            UpdateError: it isn't a root that is signed by itself.
+            UpdateError: it isn't a root that is signed by itself, or has another fingerprint.
             ConflictError: another one is pinned.
         """
         if len(root) > _ROOT_BYTES:
             raise UpdateError(f"is larger than {_ROOT_BYTES} bytes", where="root.json")
+        if fingerprint is not None and re.sub(r"[\s:]", "", fingerprint).lower() != _fingerprint(root):
+            raise UpdateError(f"has the fingerprint {_fingerprint(root)}, not the one given", where="root.json")
         try:
             TrustedMetadataSet(root, EnvelopeType.METADATA)
         except exceptions.RepositoryError as error:

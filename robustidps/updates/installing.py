@@ -250,8 +250,12 @@ def verify(
     """
     from robustidps.updates.quarantine import admit
 
-    admitted = admit(archive, update.offer, folder, progress=progress)
-    _require_installed(admitted.metadata.requirements, update)
+    quarantine = registry.settings.folder("updates", "quarantine")
+    with admit(archive, update.offer, quarantine, progress=progress) as admitted:
+        _require_installed(admitted.metadata.requirements, update)
+        bundle = folder / "bundle"
+        with writable(bundle):
+            shutil.move(admitted.path, bundle)
     try:
         there = registry.version(update.name, update.new_version)
     except NotFoundError:
@@ -260,7 +264,7 @@ def verify(
         raise VersionExistsError(
             "its number is taken here", where=f"{update.name} {update.new_version}", remedy="ask for another version"
         )
-    return {"path": str(admitted.path), "digest": admitted.digest}
+    return {"path": str(bundle), "digest": admitted.digest}
 
 
 def _require_installed(requirements: list[str], update: Update) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from robustidps.errors import NotFoundError, printable
@@ -64,7 +65,8 @@ class Update(Mapping[str, Any]):
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able content."""
         plain = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "offer"}
-        return plain | {"performance_metrics": dict(self.performance_metrics), "offer": asdict(self.offer)}
+        offered = asdict(self.offer) | {"created_at": self.offer.created_at.isoformat()}
+        return plain | {"performance_metrics": dict(self.performance_metrics), "offer": offered}
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Update:
@@ -72,7 +74,7 @@ class Update(Mapping[str, Any]):
         from robustidps.updates.client import Offer
 
         offer = dict(content["offer"])
-        offer["keys"] = tuple(offer["keys"])
+        offer |= {"keys": tuple(offer["keys"]), "created_at": datetime.fromisoformat(offer["created_at"])}
         return cls(**{**content, "offer": Offer(**offer)})
 
 
