@@ -70,13 +70,17 @@ class Verdict(BaseModel):
 
 
 class EvidenceNeeds(BaseModel):
-    """What held-out traffic must be to decide anything; less gives hold."""
+    """What held-out traffic must be to decide anything; less gives hold.
+
+    stages: those that labelled evidence is needed for. A version moves into any other on what can be known without.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_rows: int = Field(default=1000, ge=1)
     min_blocks: int = Field(default=10, ge=1, description="campaigns, days or rows, whichever was resampled")
     disjoint_in_time: bool = True
+    stages: tuple[Stage, ...] = ("Staging", "Production")
 
 
 class RuleSet(BaseModel):
@@ -93,7 +97,7 @@ class RuleSet(BaseModel):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         kinds = {rule.kind for rule in self.rules if "Production" in rule.stages}
-        if self.evidence.disjoint_in_time:
+        if self.evidence.disjoint_in_time and "Production" in self.evidence.stages:
             kinds.add("disjoint_in_time")  # type: ignore[arg-type]
         if both := kinds & set(self.left_out):
             raise ValueError(f"{', '.join(sorted(both))}: both asked and left out")
@@ -140,7 +144,7 @@ def decide(
         raise ValueError(f"no rules lead to stage {stage!r}")
     to: Stage = "Staging" if stage == "Staging" else "Production"
     case = Case(candidate, champion, {p.metric: p for p in paired}, to, rules.digest)
-    results = [check(case, rules.evidence) for check in _CHECKS]
+    results = [check(case, rules.evidence) for check in _CHECKS] if to in rules.evidence.stages else []
     asked = [r for r in results if r is not None]
     asked += [rule.judge(case) for rule in rules.for_stage(to)]
     asked += [

@@ -15,15 +15,27 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from robustidps.evaluation.metrics import describe
-from robustidps.evaluation.report import Evaluation, PairedDifference
-from robustidps.registry.metadata import TrainingFacts
+from robustidps.evaluation.report import Evaluation, Interval, PairedDifference, Unlabelled
+from robustidps.registry.metadata import TrainingFacts, version_key
 
-__all__ = ["APPROVAL", "Approved", "Case", "Evidence", "Rule", "RuleResult", "Stage"]
+__all__ = [
+    "APPROVAL",
+    "LABEL_FREE",
+    "Approved",
+    "Case",
+    "Evidence",
+    "Rule",
+    "RuleResult",
+    "Stage",
+    "gain_table",
+    "needed",
+]
 
 Stage = Literal["Staging", "Production"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Measure = Literal["absolute", "relative", "error_reduction"]
 
 APPROVAL = "approval"
 """The kind of rule that waits for a person."""
@@ -57,8 +69,11 @@ class Evidence(BaseModel):
     """What is known about one version when the rules are asked.
 
     incompatibilities: why it can't take the champion's place (`TrafficSchema.compatible_with`); empty when it can.
-    drift_share: share of drifted columns, training reference against held-out traffic. rollback_available: whether
-    there would be a version to go back to. Both None where nobody looked.
+    added_classes: those it knows beyond the champion's, where features and the champion's classes are the same in the
+    same order; None where they aren't, or nobody looked.
+    drift_share: share of drifted columns, training reference against held-out or recent traffic. rollback_available:
+    whether there would be a version to go back to. Both None where nobody looked.
+    unlabelled: what recent traffic without labels says; None where none was looked at.
     validations: answers of the caller's own checks, by name. approvals: what persons said about this version, whether
     it counts or not. production_generation: the move that put the present production there; 0 where nothing is.
     judged_at: when the rules are asked.
@@ -70,8 +85,10 @@ class Evidence(BaseModel):
     version: str
     schema_digest: str
     incompatibilities: list[str] = Field(default_factory=list)
+    added_classes: tuple[str, ...] | None = None
     bundle_digest: str
     evaluation: Evaluation | None
+    unlabelled: Unlabelled | None = None
     training: TrainingFacts | None = None
     drift_share: float | None = None
     rollback_available: bool | None = None
@@ -94,6 +111,7 @@ class Evidence(BaseModel):
             "rows": e.rows if e else 0,
             "blocks": f"{e.n_blocks} x {e.blocks}" if e else None,
             "metrics": e.metrics() if e else {},
+            "unlabelled": self.unlabelled.model_dump() if self.unlabelled else None,
             "drift_share": self.drift_share,
             "approvals": [a.model_dump(mode="json") for a in self.approvals],
             "validations": self.validations,
@@ -123,7 +141,10 @@ class Case:
 
     def metric(self, name: str) -> float | None:
         """A finite figure or None: NaN is a missing figure, never one that compares false and slips through."""
-        value = self.candidate.evaluation.metric(name) if self.candidate.evaluation else None
+        e, recent = self.candidate.evaluation, self.candidate.unlabelled
+        value = e.metric(name) if e else None
+        if value is None and recent is not None:  # how fast it is can be told without labels
+            value = recent.figures.get(name)
         return value if value is not None and math.isfinite(value) else None
 
 
@@ -200,23 +221,31 @@ class Gain(_Rule):
     """Not worse than the champion (margin < 0) or better than it (margin > 0), at 95 % confidence, on the same rows.
 
     The lower bound of the improvement's paired interval must reach `margin`. The improvement is candidate minus
-    champion where higher is better, champion minus candidate where lower is; `relative` is over the champion's figure.
+    champion where higher is better, champion minus candidate where lower is. measure: `absolute`; `relative`, over the
+    champion's figure (`relative: true` says the same); or `error_reduction`, over the champion's error.
     """
 
     kind: Literal["gain"]
     metric: str = Field(max_length=120)
     relative: bool = False
+    measure: Measure = "absolute"
     margin: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] = -0.005
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         if describe(self.metric) is None:
             raise ValueError(f"no such metric: {self.metric!r}; docs/evaluation.md lists them")
+        if self.relative and "measure" in self.model_fields_set and self.measure != "relative":
+            raise ValueError(f"relative: true and measure: {self.measure} contradict each other")
         return self
 
     @property
     def title(self) -> str:
         return f"gain {self.metric}"
+
+    @property
+    def over(self) -> Measure:
+        return "relative" if self.relative else self.measure
 
     def judge(self, case: Case) -> RuleResult:
         if case.champion is None:
@@ -226,19 +255,27 @@ class Gain(_Rule):
         if pair is None:
             return self._result(None, f"{self.metric} was not compared with {who}", None, self.margin)
         metric = describe(self.metric)
-        change = pair.relative if self.relative else pair.difference
-        # For a metric where lower is better, the worst case is the interval's upper end.
         lower_better = metric is not None and metric.better == "lower"
-        end = change.high if lower_better else change.low
-        worst = None if end is None or not math.isfinite(end) else -end if lower_better else end
-        kind = "relative improvement" if self.relative else "improvement"
+        change, kind = {
+            "absolute": (pair.difference, "improvement"),
+            "relative": (pair.relative, "relative improvement"),
+            "error_reduction": (pair.error_reduction, "reduction of error"),
+        }[self.over]
+        # For a metric where lower is better, the worst case is the interval's upper end; an error reduction is turned.
+        turned = lower_better and self.over != "error_reduction"
+        end = change.high if turned else change.low
+        worst = None if end is None or not math.isfinite(end) else -end if turned else end
         both = f"{self.metric} {_n(pair.candidate)} against {who}'s {_n(pair.champion)}"
         if worst is None:
-            return self._result(None, f"{both}: too few blocks for an interval of the {kind}", None, self.margin)
+            why = "too few blocks for an interval of" if change.value is not None else "there is no such thing as"
+            return self._result(None, f"{both}: {why} the {kind}", None, self.margin)
         worst = worst + 0.0  # no "-0"
         passed = worst >= self.margin
         word = "reaches" if passed else "is below"
         bound = f"the lower bound of the {kind} (95 %), {_n(worst, self.margin)}, {word} {_n(self.margin)}"
+        figure = needed(pair.champion, self.margin, self.over, lower_better=lower_better)
+        if not passed and not 0 <= figure <= 1:
+            bound += f"; no model can reach it, it would take {_n(figure)}: choose another measure (error_reduction)"
         return self._result(passed, f"{both}: {bound}", worst, self.margin)
 
 
@@ -352,14 +389,21 @@ class Stability(_Rule):
 
 
 class SchemaCompatible(_Rule):
-    """The candidate can take the champion's place without a change on the callers' side."""
+    """The candidate can take the champion's place without a change on the callers' side.
+
+    superset: it may know more classes, after the champion's and with the same features; callers then meet new names.
+    """
 
     kind: Literal["schema_compatible"]
+    superset: bool = False
 
     def judge(self, case: Case) -> RuleResult:
         if case.champion is None:
             return self._result(True, "there is no champion whose schema would have to be met")
-        problems = case.candidate.incompatibilities
+        problems, more = case.candidate.incompatibilities, case.candidate.added_classes
+        if problems and more and self.superset:
+            text = f"same features and classes as champion {case.champion.version}, and {len(more)} more: "
+            return self._result(True, text + ", ".join(more[:4]), len(more))
         if problems:
             return self._result(False, f"differs from champion {case.champion.version}: {'; '.join(problems)}")
         if case.candidate.schema_digest != case.champion.schema_digest:
@@ -368,8 +412,92 @@ class SchemaCompatible(_Rule):
         return self._result(True, f"same schema as champion {case.champion.version}")
 
 
+class SameMajor(_Rule):
+    """The candidate's major version is the champion's: no breaking change, as whoever numbered it says."""
+
+    kind: Literal["same_major"]
+
+    def judge(self, case: Case) -> RuleResult:
+        if case.champion is None:
+            return self._result(True, "there is no champion whose major version would have to be met")
+        mine, theirs = (version_key(v).major for v in (case.candidate.version, case.champion.version))
+        both = f"{case.candidate.version} and champion {case.champion.version}"
+        if mine != theirs:
+            return self._result(False, f"{both} differ in their major version: a breaking change", mine, theirs)
+        return self._result(True, f"{both} have the same major version", mine, theirs)
+
+
+class _LabelFree(_Rule):
+    """Asks what recent traffic says without labels; too few flows of it give hold."""
+
+    min_rows: int = Field(default=1000, ge=1)
+
+    def _too_little(self, case: Case) -> RuleResult | None:
+        recent = case.candidate.unlabelled
+        if recent is None:
+            return self._result(None, "recent traffic was not looked at")
+        if recent.rows < self.min_rows:
+            text = f"{recent.rows} recent flows, too few: {self.min_rows} are required"
+            return self._result(None, text, recent.rows, self.min_rows)
+        return None
+
+
+class AlertVolume(_LabelFree):
+    """Share of recent flows that raise an alert under the candidate, beside the champion's.
+
+    max_share: whatever the champion does. max_ratio, min_ratio: times the champion's share; where that is below `floor`
+    it counts as `floor`, so that one alert more among very few isn't a multiple, and `min_ratio` isn't asked.
+    """
+
+    kind: Literal["alert_volume"]
+    max_share: Share = 0.2
+    max_ratio: Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)] = 2.0
+    min_ratio: Share = 0.0
+    floor: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1e-3
+
+    def judge(self, case: Case) -> RuleResult:
+        recent, missing = case.candidate.unlabelled, self._too_little(case)
+        if missing is not None or recent is None:
+            return missing or self._result(None, "recent traffic was not looked at")
+        share = _finite(recent.alert_share)
+        said = f"alerts on {_n(share or 0)} of {recent.rows} recent flows"
+        if share is None:
+            return self._result(None, "the share of alerts was not measured", None, self.max_share)
+        if share > self.max_share:
+            return self._result(False, f"{said} is above {_n(self.max_share)}", share, self.max_share)
+        if case.champion is None:
+            return self._result(True, f"{said}; there is no champion to compare with", share, self.max_share)
+        theirs = _finite(recent.champion_alert_share)
+        if theirs is None:
+            return self._result(None, f"{said}: not compared with champion {case.champion.version}")
+        most, least = self.max_ratio * max(theirs, self.floor), self.min_ratio * theirs if theirs >= self.floor else 0.0
+        said += f", champion {case.champion.version} on {_n(theirs)}"
+        if share > most:
+            return self._result(False, f"{said}: above {_n(self.max_ratio)} times that ({_n(most)})", share, most)
+        if share < least:
+            return self._result(False, f"{said}: below {_n(self.min_ratio)} times that ({_n(least)})", share, least)
+        return self._result(True, f"{said}: at most {_n(self.max_ratio)} times that ({_n(most)})", share, most)
+
+
+class Disagreement(_LabelFree):
+    """Share of recent flows whose most probable class the candidate and the champion see differently."""
+
+    kind: Literal["disagreement"]
+    max: Share
+
+    def judge(self, case: Case) -> RuleResult:
+        if case.champion is None:
+            return self._result(True, "there is no champion to disagree with", None, self.max)
+        recent, missing = case.candidate.unlabelled, self._too_little(case)
+        if missing is not None or recent is None:
+            return missing or self._result(None, "recent traffic was not looked at")
+        share = _finite(recent.disagreement)
+        what = f"share of {recent.rows} recent flows classed otherwise than by champion {case.champion.version}"
+        return self._bound(share, at_most=self.max, what=what)
+
+
 class DriftCeiling(_Rule):
-    """Share of columns that drifted between training and held-out traffic."""
+    """Share of columns that drifted between training and held-out traffic, or recent traffic where that was taken."""
 
     kind: Literal["drift_ceiling"]
     max: Share
@@ -381,11 +509,17 @@ class DriftCeiling(_Rule):
 
 
 class RollbackAvailable(_Rule):
-    """There is a version to go back to, once this one is in production."""
+    """There is a version to go back to, once this one is in production: kept here, verified, and it opens.
+
+    required: also for the first version, for which there is none; it then waits for a person.
+    """
 
     kind: Literal["rollback_available"]
+    required: bool = False
 
     def judge(self, case: Case) -> RuleResult:
+        if case.champion is None and self.required:
+            return self._result(None, "nothing is in production, so there would be nothing to go back to")
         if case.champion is None:
             return self._result(True, "first version: there is nothing to go back to yet")
         if case.candidate.rollback_available is None:
@@ -469,12 +603,44 @@ Rule = Annotated[
     | Throughput
     | Stability
     | SchemaCompatible
+    | SameMajor
+    | AlertVolume
+    | Disagreement
     | DriftCeiling
     | RollbackAvailable
     | HumanApproval
     | RecallUnderEvasion,
     Field(discriminator="kind"),
 ]
+
+
+LABEL_FREE = frozenset({"alert_volume", "disagreement"})
+"""Kinds of rule that ask about recent traffic without labels."""
+
+
+def needed(champion: float, margin: float, measure: Measure, *, lower_better: bool = False) -> float:
+    """The figure that a gain of `margin` over `champion` takes. Outside 0 to 1 no model has it."""
+    if lower_better:
+        return champion - margin if measure == "absolute" else champion * (1 - margin)
+    if measure == "error_reduction":
+        return 1 - (1 - champion) * (1 - margin)
+    return champion + margin if measure == "absolute" else champion * (1 + margin)
+
+
+def gain_table(margin: float = 0.02) -> str:
+    """What accuracy a gain of `margin` takes, by production's, as Markdown; a test keeps the docs equal to it."""
+    measures: tuple[Measure, ...] = ("absolute", "relative", "error_reduction")
+    rows = [f"| production's accuracy | {' | '.join(f'`{m}`' for m in measures)} |", "|" + "---:|" * 4]
+    for champion in (0.9, 0.95, 0.98, 0.985, 0.99):
+        figures = [needed(champion, margin, m) for m in measures]
+        cells = [f"{f:.4f}" if f <= 1 else f"{f:.4f}, impossible" for f in figures]
+        rows.append(f"| {champion} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _finite(figure: Interval | None) -> float | None:
+    value = figure.value if figure else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _names(names: tuple[str, ...]) -> str:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from robustidps.errors import ConfigError
-from robustidps.evaluation.report import ClassFigures, Evaluation, Interval, PairedDifference, Timing
+from robustidps.evaluation.report import ClassFigures, Evaluation, Interval, PairedDifference, Timing, Unlabelled
 from robustidps.promotion import EXPECTED, Evidence, Rule, RuleSet, Verdict, decide
 from robustidps.registry.metadata import TrainingFacts
-from robustidps.rules import Approved
+from robustidps.rules import Approved, gain_table, needed
 from robustidps.settings import CONFIGS, load_yaml
 
 PROFILES = sorted((CONFIGS / "promotion").glob("*.yaml"))
@@ -78,6 +78,26 @@ def pair(metric="accuracy", low=-0.001, high=0.01, candidate=0.97, champion=0.96
     return PairedDifference(metric=metric, candidate=candidate, champion=champion, difference=change, relative=relative)
 
 
+def rid(value, low, high, **more) -> PairedDifference:
+    """A pair of which this share of the champion's error is gone."""
+    return pair(**more).model_copy(update={"error_reduction": Interval(value=value, low=low, high=high)})
+
+
+def recent(share=0.02, theirs=0.02, disagreement=0.01, **changes) -> Evidence:
+    """Evidence on recent traffic alone."""
+    shares = {"champion_alert_share": theirs, "disagreement": disagreement}
+    fields = {
+        "rows": 5000,
+        "time_from": 0.0,
+        "time_to": 9.0,
+        "data_digest": "f" * 64,
+        "alert_share": Interval(value=share),
+    }
+    fields |= {k: None if v is None else Interval(value=v) for k, v in shares.items()}
+    fields |= {"blocks": "day", "n_blocks": 1, "figures": {"latency_p99_ms": 0.4}}
+    return evidence(evaluation=None, unlabelled=Unlabelled(**(fields | changes)))
+
+
 def rules(*listed, **more) -> RuleSet:
     """A rule set of these rules alone; everything else is left out in writing."""
     kinds = {r["kind"] for r in listed}
@@ -99,7 +119,13 @@ def with_metrics(**metrics) -> Evidence:
     return evidence(evaluation=evaluation(metrics=metrics))
 
 
+VOLUME = {"kind": "alert_volume", "max_share": 0.2, "max_ratio": 2, "min_ratio": 0.5, "floor": 0.001}
+DISAGREE = {"kind": "disagreement", "max": 0.05}
+BEYOND = ["classes differ: ['Worm']"]
 GAIN = {"kind": "gain", "metric": "accuracy", "margin": -0.005}
+RELATIVE = {"kind": "gain", "metric": "accuracy", "margin": 0.02, "measure": "relative"}
+ERROR = {"kind": "gain", "metric": "accuracy", "margin": 0.02, "measure": "error_reduction"}
+ERROR_LOWER = ERROR | {"metric": "false_positive_rate"}
 LOWER = {"kind": "gain", "metric": "false_positive_rate", "margin": -0.005}
 FLOOR = {"kind": "recall_floor", "default": 0.5, "min_support": 20}
 
@@ -171,6 +197,15 @@ TABLE = [
     ),
     (GAIN | {"margin": 0.02}, evidence(), CHAMPION, [pair()], False, "is below 0.02"),
     (GAIN | {"margin": 0.02, "relative": True}, evidence(), CHAMPION, [pair(low=0.03)], True, "relative"),
+    (RELATIVE, evidence(), CHAMPION, [pair(low=0.03)], True, "relative improvement"),
+    (RELATIVE, evidence(), CHAMPION, [pair(candidate=0.99, champion=0.985)], False, "no model can reach it"),
+    (RELATIVE, evidence(), CHAMPION, [pair(candidate=0.99, champion=0.985)], False, "it would take 1.005"),
+    (RELATIVE | {"margin": 0.01}, evidence(), CHAMPION, [pair(candidate=0.99, champion=0.985)], False, "below 0.01"),
+    (ERROR, evidence(), CHAMPION, [rid(0.2, 0.03, 0.3)], True, "of the reduction of error (95 %), 0.03, reaches 0.02"),
+    (ERROR, evidence(), CHAMPION, [rid(0.2, 0.01, 0.3)], False, "0.01, is below 0.02"),
+    (ERROR, evidence(), CHAMPION, [rid(None, None, None)], None, "no such thing as the reduction of error"),
+    (ERROR_LOWER, evidence(), CHAMPION, [rid(0.2, 0.03, 0.3, metric="false_positive_rate")], True, "0.03, reaches"),
+    (ERROR_LOWER, evidence(), CHAMPION, [rid(0.2, -0.1, 0.9, metric="false_positive_rate")], False, "-0.1, is below"),
     (LOWER, evidence(), CHAMPION, [pair("false_positive_rate", -0.03, 0.004)], True, "-0.004, reaches"),
     (LOWER, evidence(), CHAMPION, [pair("false_positive_rate", -0.03, 0.006)], False, "-0.006, is below"),
     (FLOOR, evidence(), None, (), True, "nearest is Scan: 0.8, floor 0.5"),
@@ -204,10 +239,58 @@ TABLE = [
     ({"kind": "schema_compatible"}, evidence(), CHAMPION, (), True, "same schema"),
     ({"kind": "schema_compatible"}, evidence(incompatibilities=["2 new"]), CHAMPION, (), False, "2 new"),
     ({"kind": "schema_compatible"}, evidence(schema_digest="f" * 64), CHAMPION, (), None, "digests"),
+    (
+        {"kind": "schema_compatible", "superset": True},
+        evidence(incompatibilities=BEYOND, added_classes=("Worm",), schema_digest="f" * 64),
+        CHAMPION,
+        (),
+        True,
+        "and 1 more: Worm",
+    ),
+    (
+        {"kind": "schema_compatible"},
+        evidence(incompatibilities=BEYOND, added_classes=("Worm",), schema_digest="f" * 64),
+        CHAMPION,
+        (),
+        False,
+        "classes differ",
+    ),
+    (
+        {"kind": "schema_compatible", "superset": True},
+        evidence(incompatibilities=["1 new"]),
+        CHAMPION,
+        (),
+        False,
+        "new",
+    ),
+    ({"kind": "same_major"}, evidence(), None, (), True, "no champion"),
+    ({"kind": "same_major"}, evidence("1.10.0"), CHAMPION, (), True, "1.10.0 and champion 1.0.0 have the same major"),
+    ({"kind": "same_major"}, evidence("2.0.0-rc.1"), CHAMPION, (), False, "a breaking change"),
+    (VOLUME, evidence(), CHAMPION, (), None, "recent traffic was not looked at"),
+    (VOLUME, recent(rows=999), CHAMPION, (), None, "999 recent flows, too few: 1000"),
+    (VOLUME, recent(), CHAMPION, (), True, "alerts on 0.02 of 5000 recent flows, champion 1.0.0 on 0.02"),
+    (VOLUME, recent(0.05), CHAMPION, (), False, "above 2 times that (0.04)"),
+    (VOLUME, recent(0.009), CHAMPION, (), False, "below 0.5 times that (0.01)"),
+    (VOLUME, recent(0.0018, 0.0001), CHAMPION, (), True, "at most 2 times that (0.002)"),
+    (VOLUME, recent(0.0, 0.0009), CHAMPION, (), True, "champion 1.0.0 on 0.0009"),
+    (VOLUME, recent(0.3, 0.3), CHAMPION, (), False, "is above 0.2"),
+    (VOLUME, recent(0.1, None), CHAMPION, (), None, "not compared with champion"),
+    (VOLUME, recent(0.1, None), None, (), True, "no champion"),
+    (VOLUME, recent(None), CHAMPION, (), None, "was not measured"),
+    (VOLUME, recent(math.nan), CHAMPION, (), None, "was not measured"),
+    (DISAGREE, recent(), CHAMPION, (), True, "0.01 is at most 0.05"),
+    (DISAGREE, recent(disagreement=0.06), CHAMPION, (), False, "0.06 is above 0.05"),
+    (DISAGREE, recent(disagreement=None), CHAMPION, (), None, "was not measured"),
+    (DISAGREE, recent(rows=10), CHAMPION, (), None, "too few"),
+    (DISAGREE, evidence(), CHAMPION, (), None, "was not looked at"),
+    (DISAGREE, recent(disagreement=None), None, (), True, "no champion"),
+    ({"kind": "latency", "max_ms": 100}, recent(), None, (), True, "latency_p99_ms 0.4"),
     ({"kind": "drift_ceiling", "max": 0.3}, evidence(drift_share=0.1), None, (), True, "0.1"),
     ({"kind": "drift_ceiling", "max": 0.3}, evidence(drift_share=0.4), None, (), False, "0.4 is above 0.3"),
     ({"kind": "drift_ceiling", "max": 0.3}, evidence(), None, (), None, "not measured"),
     ({"kind": "rollback_available"}, evidence(rollback_available=None), None, (), True, "first version"),
+    ({"kind": "rollback_available", "required": True}, evidence(), None, (), None, "nothing to go back to"),
+    ({"kind": "rollback_available", "required": True}, evidence(), CHAMPION, (), True, "can be brought back"),
     ({"kind": "rollback_available"}, evidence(), CHAMPION, (), True, "can be brought back"),
     ({"kind": "rollback_available"}, evidence(rollback_available=False), CHAMPION, (), False, "could not"),
     ({"kind": "rollback_available"}, evidence(rollback_available=None), CHAMPION, (), None, "nobody looked"),
@@ -246,7 +329,7 @@ def test_every_kind_of_rule_is_in_the_table_with_each_answer_it_can_give():
     assert {rule["kind"] for rule, *_ in TABLE} == kinds
     for kind in kinds:
         answers = {expected for rule, _, _, _, expected, _ in TABLE if rule["kind"] == kind}
-        assert True in answers and (None in answers or kind in ("alert_budget", "throughput")), kind
+        assert True in answers and (None in answers or kind in ("alert_budget", "throughput", "same_major")), kind
 
 
 def test_no_rule_passes_on_evidence_that_is_not_there():
@@ -254,7 +337,7 @@ def test_no_rule_passes_on_evidence_that_is_not_there():
     for path in PROFILES:
         verdict = decide(bare, CHAMPION, [], load_yaml(path, RuleSet))
         assert verdict.outcome == "hold"
-        assert [r.rule for r in verdict.results if r.passed] == ["schema_compatible"]
+        assert {r.rule for r in verdict.results if r.passed} <= {"schema_compatible", "same_major"}
 
 
 @given(st.sampled_from([None, math.nan, math.inf, -math.inf]))
@@ -323,6 +406,28 @@ def test_training_on_the_held_out_rows_gives_hold_even_without_times():
     fine = evidence(training=facts.model_copy(update={"data_digest": "b" * 64}))
     assert why(fine, disjoint_in_time=False).outcome == "promote"
     assert "is not known" in why(fine).reasons[0]  # and where time is asked for, none is no answer
+
+
+def test_a_stage_that_needs_no_labels_is_not_asked_for_any():
+    asked = rules({"kind": "same_major"}, ONE | {"stages": ["Production"]}, evidence={"stages": ["Production"]})
+    bare = evidence(evaluation=None, training=None)
+    assert decide(bare, CHAMPION, [], asked, stage="Staging").outcome == "promote"
+    held = decide(bare, CHAMPION, [], asked, stage="Production")
+    assert held.outcome == "hold" and "evidence rows" in held.reasons[0]
+
+
+def test_rules_that_need_no_labels_before_production_say_so_in_writing():
+    with pytest.raises(ValueError, match="disjoint_in_time: not asked before Production"):
+        RuleSet.model_validate(
+            {
+                "name": "test",
+                "rules": [ONE],
+                "evidence": {"stages": []},
+                "left_out": {
+                    k: "not what this is about" for k in EXPECTED if k not in ("threshold", "disjoint_in_time")
+                },
+            }
+        )
 
 
 # --- The verdict
@@ -396,6 +501,35 @@ def test_the_defaults_are_the_promised_ones():
         assert by_title["gain accuracy"].margin == -0.005
 
 
+def test_an_automatic_update_gains_two_per_cent_and_is_stable_and_leaves_a_way_back():
+    asked = load_yaml(CONFIGS / "promotion" / "auto_update.yaml", RuleSet)
+    by_title = {rule.title: rule for rule in asked.for_stage("Production")}
+    gain = by_title["gain accuracy"]
+    assert (gain.over, gain.margin, by_title["stability"].min) == ("relative", 0.02, 0.95)
+    assert by_title["rollback_available"].required and not by_title["schema_compatible"].superset
+    assert {rule.title for rule in asked.for_stage("Staging")} == {"schema_compatible", "same_major"}
+    bare = evidence(evaluation=None)
+    assert decide(bare, CHAMPION, [], asked, stage="Staging").outcome == "promote"
+    assert decide(bare, CHAMPION, [], asked).outcome == "hold"
+
+
+def test_without_labels_an_update_is_promoted_on_recent_traffic_alone():
+    asked = load_yaml(CONFIGS / "promotion" / "auto_update_unlabelled.yaml", RuleSet)
+    quiet = recent().model_copy(update={"drift_share": 0.1})
+    assert decide(quiet, CHAMPION, [], asked).outcome == "promote"
+    assert decide(quiet, None, [], asked).outcome == "hold"  # a first version waits for a person
+    loud = recent(0.05).model_copy(update={"drift_share": 0.1})
+    assert decide(loud, CHAMPION, [], asked).outcome == "reject"
+    assert decide(evidence(evaluation=None), CHAMPION, [], asked).outcome == "hold"
+
+
+@pytest.mark.parametrize("measure", ["absolute", "relative", "error_reduction"])
+def test_the_docs_say_what_a_gain_of_two_per_cent_takes(measure):
+    assert gain_table() in (Path(__file__).resolve().parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert needed(0.985, 0.02, "relative") > 1 > needed(0.985, 0.02, "error_reduction") > 0.985
+    assert needed(0.5, 0.02, measure) > 0.5 > needed(0.5, 0.02, measure, lower_better=True)
+
+
 def test_nsl_kdd_says_in_writing_what_it_leaves_out():
     profile = load_yaml(CONFIGS / "promotion" / "nsl-kdd.yaml", RuleSet)
     assert "no time" in profile.left_out["stability"] and "no time" in profile.left_out["disjoint_in_time"]
@@ -409,6 +543,8 @@ def test_nsl_kdd_says_in_writing_what_it_leaves_out():
         (lambda t: t.replace("metric: accuracy, min: 0.95", "metric: acuracy, min: 0.95"), "no such metric"),
         (lambda t: t.replace("metric: accuracy, min: 0.95", "metric: accuracy"), "give min or max"),
         (lambda t: t.replace("metric: accuracy, min: 0.95", "metric: accuracy, min: .nan"), "finite"),
+        (lambda t: t.replace("margin: -0.005", "margin: 0.1, relative: true, measure: absolute"), "contradict"),
+        (lambda t: t.replace("margin: -0.005", "margin: 0.1, measure: percent"), "error_reduction"),
         (lambda t: t.replace("max: 0.015", "max: -0.1"), "greater than or equal to 0"),
         (lambda t: t.replace("max_ms: 100", "max_ms: 0"), "greater than 0"),
         (lambda t: t.replace("max_ms: 100", "max_seconds: 100"), "unknown key"),

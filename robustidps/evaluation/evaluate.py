@@ -241,6 +241,11 @@ def paired(
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.where(their_draws > 0, gap / their_draws, np.nan)
             relative_value = (mine - theirs) / theirs if theirs > 0 else np.nan
+        error, error_draws = (1 - theirs, 1 - their_draws) if _higher_is_better(name) else (-theirs, -their_draws)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # The champion's error minus the candidate's is the gap, or minus the gap, over the error likewise.
+            reduction = np.where(error_draws != 0, gap / error_draws, np.nan)
+            reduction_value = (mine - theirs) / error if error != 0 else np.nan
         results.append(
             PairedDifference(
                 metric=name,
@@ -248,9 +253,15 @@ def paired(
                 champion=float(theirs),
                 difference=interval(mine - theirs, gap, n_blocks),
                 relative=interval(relative_value, relative, n_blocks),
+                error_reduction=interval(reduction_value, reduction, n_blocks),
             )
         )
     return results
+
+
+def _higher_is_better(name: str) -> bool:
+    metric = m.describe(name)
+    return metric is None or metric.better == "higher"
 
 
 def _headline(

@@ -18,6 +18,7 @@ __all__ = [
     "PairedDifference",
     "Timing",
     "UnderPerturbation",
+    "Unlabelled",
     "WorstCase",
 ]
 
@@ -169,7 +170,12 @@ class Evaluation(BaseModel):
 
 
 class PairedDifference(BaseModel):
-    """Candidate minus champion on the same rows; the interval is a paired block bootstrap's (same blocks for both)."""
+    """Candidate minus champion on the same rows; the interval is a paired block bootstrap's (same blocks for both).
+
+    error_reduction: the share of the champion's error that the candidate is rid of, (e - e') / e, where an error is
+    1 - metric, or the metric itself where lower is better. Above 0 is better, whatever the metric; None where the
+    champion makes no error.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -178,3 +184,29 @@ class PairedDifference(BaseModel):
     champion: float
     difference: Interval
     relative: Interval = Field(description="difference over the champion's figure")
+    error_reduction: Interval = Interval(value=None)
+
+
+class Unlabelled(BaseModel):
+    """What can be told without labels: a candidate, and the champion, on the same recent flows.
+
+    time_from, time_to: of the first and last flow, seconds since 1970 UTC. alert_share: share of the flows that raise
+    an alert; disagreement: share whose most probable class is not the same for both. Both of the champion's are None
+    without one. drift_share: share of columns that have moved from the candidate's own training reference. figures:
+    latency and throughput of the candidate by metric name, where they were measured. Intervals: 95 %, by `blocks`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int
+    time_from: float | None
+    time_to: float | None
+    data_digest: str
+    alert_share: Interval
+    champion_alert_share: Interval | None = None
+    disagreement: Interval | None = None
+    drift_share: float | None = None
+    moved: list[str] = Field(default_factory=list, description="columns that have moved")
+    figures: dict[str, float | None] = Field(default_factory=dict)
+    blocks: str
+    n_blocks: int

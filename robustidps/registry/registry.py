@@ -8,6 +8,7 @@
     projection.py   MLflow's aliases and tags as a picture of the state      registration.py  a bundle becomes a version
     adoption.py     a model that isn't a bundle yet becomes one              objects.py      artefacts in S3
     preparing.py    tables and bucket made, or brought up to date
+    live.py         handles of loaded models, and what they use swapped when a version moves in this process
 
 Moving a version is one transaction in the state store, after which the picture in MLflow follows; if MLflow is away,
 the move stands and the picture is completed by whatever runs next. Reading history, rolling back and loading a kept
@@ -21,7 +22,6 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +38,13 @@ from robustidps.errors import (
     VersionExistsError,
 )
 from robustidps.progress import Progress, silent
+from robustidps.registry import live
 from robustidps.registry.adoption import as_bundle, is_bundle
 from robustidps.registry.cache import BundleCache
 from robustidps.registry.catalogue import Catalogue
 from robustidps.registry.keys import InstallationKey
 from robustidps.registry.ledger import Decision, Ledger, LedgerReport, Problem, canonical
+from robustidps.registry.live import Loaded, ModelHandle
 from robustidps.registry.metadata import ModelMetadata, TrainingFacts, check_version
 from robustidps.registry.projection import Projection
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, acting, verdict_parts
@@ -56,9 +58,6 @@ from robustidps.settings import Settings, check_name, get_settings, make_setting
 from robustidps.updates.api import Updating
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from robustidps.bundle import Bundle
     from robustidps.evaluation.report import Evaluation
     from robustidps.importing import Features, Output
@@ -68,26 +67,6 @@ if TYPE_CHECKING:
 __all__ = ["Assignment", "ModelHandle", "ModelRegistry", "ModelSummary", "VersionRecord"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelHandle:
-    """A loaded version: call it with raw features, float32 [N, F], for probabilities, float32 [N, C]."""
-
-    name: str
-    version: str
-    bundle: Bundle = field(repr=False)
-
-    def __call__(self, x: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        return self.bundle.probabilities(x)
-
-    @property
-    def metadata(self) -> ModelMetadata:
-        return self.bundle.metadata
-
-    @property
-    def digest(self) -> str:
-        return self.bundle.digest
 
 
 class ModelRegistry(Updating, Catalogue):
@@ -355,6 +334,8 @@ class ModelRegistry(Updating, Catalogue):
     ) -> Decision:
         """Moves a version to Staging, Production or Archived: one commit, then MLflow's picture follows.
 
+        Handles in this process that follow the stage (`load_model`) use the version from then on.
+
         Args:
             verdict: what the rules said: a `promotion.Verdict`, or a mapping with `outcome` and `reasons`. Staging and
                 Production take an outcome of `promote` and nothing else.
@@ -374,6 +355,7 @@ class ModelRegistry(Updating, Catalogue):
             expected_generation = self.assignment(name).generation
         outcome, reasons = verdict_parts(verdict)
         facts = _with_rules(evidence, verdict)
+        prepared: Loaded | None = None
         if target in ("Staging", "Production"):
             if override_until is not None:
                 until = override_until.isoformat()
@@ -387,6 +369,7 @@ class ModelRegistry(Updating, Catalogue):
             record = self.version(name, version)
             if record.status == "registered":
                 self._kept(record)
+                prepared = self._prepared(record, target)
         elif target != "Archived":
             raise InputError("a version can't go back to None", remedy="archive it")
         who, source = acting(actor, actor_source)
@@ -407,6 +390,7 @@ class ModelRegistry(Updating, Catalogue):
             ),
             expected_generation=expected_generation,
         )
+        self._swapped(decision, prepared)
         if project:
             self._project_or_warn(name)
         return decision
@@ -585,7 +569,7 @@ class ModelRegistry(Updating, Catalogue):
     ) -> Decision:
         """Puts the retained previous version back into Production. One commit; needs neither network nor MLflow.
 
-        MLflow's picture is left pending; `ensure_projected` completes it.
+        MLflow's picture is left pending; `ensure_projected` completes it. Handles in this process follow.
 
         Raises:
             RefusedError: there is no previous version.
@@ -611,9 +595,12 @@ class ModelRegistry(Updating, Catalogue):
                 where=f"{name} {record.version}",
                 remedy=remedy,
             ) from None
+        prepared = self._prepared(record, "Production")
         who, source = acting(actor, actor_source)
         move = Move(name, record.version, "rollback", "Production", who, source, reasons=(reason,) if reason else ())
-        return commit(self.store, self.ledger, move, expected_generation=assigned.generation)
+        decision = commit(self.store, self.ledger, move, expected_generation=assigned.generation)
+        self._swapped(decision, prepared)
+        return decision
 
     def withdraw(
         self, name: str, version: str, *, reason: str, actor: str | None = None, actor_source: str | None = None
@@ -640,6 +627,9 @@ class ModelRegistry(Updating, Catalogue):
         actor_source: str | None = None,
     ) -> Decision:
         """Puts a version into Production if the rules let it, and `validation_fn` too where one is given.
+
+        Every handle in this process that follows production uses it from then on, under load and without a failed call;
+        a swap that is refused or fails leaves all of them on what they used.
 
         Args:
             validation_fn: one rule more: called with the version's handle, true means that it passes.
@@ -684,24 +674,38 @@ class ModelRegistry(Updating, Catalogue):
                 neither rolled back nor withdrawn. All but a number need an approving decision whose signature checks
                 out; a number needs the decision that registered it.
 
+        Returns:
+            A handle. One asked for as `production` or `latest` follows what is put into Production in this process from
+            then on, one asked for as `staging` what is put into Staging; all others stay on their version.
+
         Raises:
             NotFoundError: no such version, or none in that role.
             BundleError: its artefact was edited. LedgerError: its decision was.
         """
-        record = self.resolve(name, version)
-        return ModelHandle(name, record.version, self._opened(record))
+
+        def find() -> Loaded:
+            record = self.resolve(name, version)
+            return Loaded(record.version, self._opened(record))
+
+        if version in live.FOLLOWS:
+            return live.follow(self.store.url, name, version, find)
+        return ModelHandle(name, find())
 
     def bundle(self, name: str, version: str) -> Bundle:
         """The verified bundle of a version (or `production`, `staging`, `latest`). Raises what `load_model` raises."""
         return self._opened(self.resolve(name, version))
 
     def retained(self, name: str, version: str) -> bool:
-        """Whether a version's bundle is kept on this machine, unchanged: whether one could roll back to it."""
+        """Whether a version's bundle is kept on this machine, and opens: whether one could roll back to it.
+
+        Raises:
+            BundleError: it is there, but was changed, or doesn't reproduce its golden rows here.
+        """
         record = self.version(name, version)
         if record.digest is None or not self.cache.has(record.digest):
             return False
-        self.cache.check(record.digest)
-        return True
+        with self.cache.open(record.digest):
+            return True
 
     def _opened(self, record: VersionRecord) -> Bundle:
         self._kept(record)
@@ -742,6 +746,26 @@ class ModelRegistry(Updating, Catalogue):
             yield fetched
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    # --- what handles in this process use
+
+    def _prepared(self, record: VersionRecord, stage: str) -> Loaded | None:
+        """The version, opened, verified and run once, where a handle in this process follows the stage; else None."""
+        if not live.followed(self.store.url, record.model, stage):
+            return None
+        return Loaded(record.version, self._opened(record))
+
+    def _swapped(self, decision: Decision, prepared: Loaded | None) -> None:
+        """Has handles follow a move that is done."""
+        if decision.version is None or decision.to_stage not in live.FOLLOWS.values():
+            return
+        where = (self.store.url, decision.model, decision.to_stage, decision.generation)
+        if live.swap(*where, prepared) and prepared is None:
+            # Somebody began to follow between preparing and moving, and may have loaded what was there before.
+            try:
+                live.swap(*where, Loaded(decision.version, self.bundle(decision.model, decision.version)))
+            except RobustIDPSError as error:  # the move stands
+                log.warning("%s: handles in this process stay on what they use (%s)", decision.model, error)
 
     # --- MLflow's picture
 

@@ -299,24 +299,24 @@ def validate(
         a person is missing), held_out (what the version is judged on from now on), generation (of the assignment when
         it was measured: what moves on from it must find it so).
     """
+    from robustidps import judging
     from robustidps.bundle import open_bundle
     from robustidps.updates import evidence
 
-    wanted = rules or registry.settings.updates_rules.get(update.name)
+    held_out = evidence.benchmark(registry, update.name)
+    fallback = UNLABELLED_RULES if held_out is None else RULES
     generation = generation_of(registry, update.name)
     with open_bundle(Path(admitted["path"]), expected_digest=str(admitted["digest"])) as bundle:
-        found = evidence.measure(
+        own = {} if validation_fn is None else {"validation_fn": judging.validated(validation_fn, bundle)}
+        case = evidence.measure(
             registry,
             bundle,
-            rules=wanted or RULES,
-            unlabelled_rules=wanted or UNLABELLED_RULES,
-            validations={"verified": True},
-            validation_fn=validation_fn,
+            rules=rules or registry.settings.updates_rules.get(update.name) or fallback,
+            validations={"verified": True, **own},
             progress=progress,
         )
-    case = found.case
     staging, production = case.verdict("Staging"), case.verdict("Production")
-    if found.tier != "labelled" and registry.settings.updates_without_labels == "hold":
+    if case.tier != "labelled" and registry.settings.updates_without_labels == "hold":
         reason = "updates_without_labels: without labelled traffic an update waits for a person"
         production = production.model_copy(
             update={
@@ -324,16 +324,14 @@ def validate(
                 "reasons": [*production.reasons, reason],
             }
         )
-    from robustidps.judging import recorded
-
     return {
-        "tier": found.tier,
+        "tier": case.tier,
         "staging": staging.model_dump(mode="json"),
         "production": production.model_dump(mode="json"),
         "measured": _in_words(case),
-        "evidence": recorded(case),
+        "evidence": judging.recorded(case),
         "approval": production.waits_for_approval,
-        "held_out": found.held_out,
+        "held_out": held_out,
         "generation": generation,
     }
 

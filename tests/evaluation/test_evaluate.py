@@ -209,6 +209,7 @@ def test_a_model_against_itself_differs_by_exactly_nothing(measured, traffic):
     for entry in paired(measured[1], measured[1], traffic):
         assert (entry.difference.value, entry.difference.low, entry.difference.high) == (0, 0, 0), entry.metric
         assert entry.relative.value == 0
+        assert entry.error_reduction.value in (0, None), entry.metric
 
 
 def test_a_paired_difference_by_hand_and_by_brute_force(make, traffic):
@@ -233,6 +234,14 @@ def test_a_paired_difference_by_hand_and_by_brute_force(make, traffic):
     assert accuracy.difference.high == pytest.approx(high, abs=0.004)
     assert accuracy.difference.low > 0  # better at 95 % confidence
     assert {"macro_f1", "false_positive_rate", "alert_recall", "recall.Scan"} <= set(found)
+    wrong_a, wrong_b = 1 - right_a.mean(), 1 - right_b.mean()
+    reduction = accuracy.error_reduction
+    assert reduction.value == pytest.approx((wrong_b - wrong_a) / wrong_b)
+    assert 0 < reduction.low < reduction.value < reduction.high <= 1
+    false = found["false_positive_rate"]  # an error itself: what is left of it
+    assert false.error_reduction.value == pytest.approx((false.champion - false.candidate) / false.champion)
+    back = {d.metric: d for d in paired(b, a, traffic, metrics=["accuracy"])}["accuracy"]
+    assert back.error_reduction.value == pytest.approx((wrong_a - wrong_b) / wrong_a) and back.error_reduction.high < 0
 
 
 def test_pairing_is_sharper_than_two_intervals(make, measured, traffic):
