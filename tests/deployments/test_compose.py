@@ -38,6 +38,8 @@ def test_it_is_what_the_compose_specification_takes(compose):
     schema = json.loads(SCHEMA.read_text())
     validator = jsonschema.validators.validator_for(schema)(schema)
     assert [error.message for error in validator.iter_errors(compose)] == []
+    beside = yaml.safe_load((DEPLOYMENTS / "compose.updates.yaml").read_text())
+    assert [error.message for error in validator.iter_errors(beside)] == []
     compose["services"]["worker"]["comand"] = ["x"]  # that the schema is closed, and this test can fail
     assert not validator.is_valid(compose)
 
@@ -62,6 +64,13 @@ def test_every_service_has_a_health_check_or_ends_by_itself(name):
         assert waiting and all(w["condition"] == "service_completed_successfully" for w in waiting)
     else:
         assert service["healthcheck"]["test"][0] == "CMD" and service["restart"] == "unless-stopped"
+
+
+def test_only_who_takes_updates_gets_a_way_out_and_only_if_asked():
+    beside = yaml.safe_load((DEPLOYMENTS / "compose.updates.yaml").read_text())
+    assert list(beside["services"]) == ["worker"] and services()["worker"]["networks"] == ["inside"]
+    assert beside["services"]["worker"]["networks"] == ["inside", "outward"]
+    assert set(beside["services"]["worker"]) == {"environment", "networks"}
 
 
 @pytest.mark.parametrize("name", services())

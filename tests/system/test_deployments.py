@@ -62,6 +62,7 @@ def test_what_runs_when():
         "train_all": ["0 2 * * *"],
         "export-loihi": ["0 6 * * 0"],
         "monitor": ["0 * * * *"],
+        "auto_update": ["0 */6 * * *"],
     }
     trainings = {n for n, e in by_name().items() if e.work_pool.work_queue_name == "training"}
     assert trainings == {"train", "train_all", "unify", "retrain"}
