@@ -9,6 +9,7 @@ from prefect import flow, get_run_logger
 from pydantic import Field
 
 from robustidps.errors import RobustIDPSError, SchemaError, UnavailableError
+from robustidps.monitoring.window import incoming
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import get_settings
 from robustidps.tasks.monitoring import (
@@ -55,7 +56,7 @@ def monitor(
     found: dict[str, Any] = {}
     problems: list[RobustIDPSError] = []
     for name in chosen:
-        where = _traffic(settings.home, name, traffic)
+        where = incoming(settings.home, name) if traffic is None else Path(traffic)
         if where is None:
             found[name] = {"outcome": "no traffic", "windows": [], "error": None}
             continue
@@ -73,16 +74,6 @@ def monitor(
     if problems:
         raise problems[0]
     return {"models": found, "index": page}
-
-
-def _traffic(home: Path, model: str, given: str | None) -> Path | None:
-    """Where a model's traffic lies; None where nothing was named and nothing is there."""
-    if given is not None:
-        return Path(given)
-    for folder in (home / "incoming" / model, home / "incoming"):
-        if folder.is_dir() and any(p.is_file() for p in folder.iterdir()):
-            return folder
-    return None
 
 
 def _watch(

@@ -3,16 +3,17 @@
 `robustidps.promotion` is pure and `robustidps.evaluation` only measures; this module opens the bundles, finds the
 held-out traffic that the candidate was registered with, scores candidate and champion anew on the very same rows, and
 hands both to the rules. `judge` changes nothing; `promote` commits the decision, refusals included, to the registry.
+`measured` is the part that a version which isn't registered yet has in common with one that is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from robustidps.errors import DatasetError, InputError, IntegrityError, NotFoundError
 from robustidps.progress import Progress, silent
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from robustidps.registry.registry import ModelRegistry
     from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["Case", "gather", "held", "judge", "promote", "recorded", "rule_set", "weigh"]
+__all__ = ["Case", "gather", "held", "judge", "measured", "promote", "recent_traffic", "recorded", "rule_set", "weigh"]
 
+Tier = Literal["labelled", "unlabelled", "none"]
 ORDER = ("Staging", "Production")
 """The stages a version passes through."""
 
@@ -41,12 +43,16 @@ def rule_set(name: str) -> RuleSet:
 
 @dataclass(frozen=True)
 class Case:
-    """All that is known about a candidate when the rules are asked. `verdict(stage)` asks them."""
+    """All that is known about a candidate when the rules are asked. `verdict(stage)` asks them.
+
+    tier: the best evidence there was: labelled traffic, recent traffic without labels, or none.
+    """
 
     rules: RuleSet
     candidate: Evidence
     champion: Evidence | None
     paired: list[PairedDifference]
+    tier: Tier = "labelled"
 
     def verdict(self, stage: str) -> Verdict:
         from robustidps.promotion import decide
@@ -125,6 +131,8 @@ def gather(
 ) -> Case:
     """Scores a registered version, and the production version if it is another, on the same held-out traffic.
 
+    Rules that never need labels are asked without it, too; those on recent traffic take what came in last.
+
     Args:
         rules: rule set; default: the one the version was registered with.
         held_out: traffic to judge on; default: what the version was registered with.
@@ -134,57 +142,137 @@ def gather(
     Raises:
         NotFoundError, IntegrityError, ConfigError, DatasetError.
     """
-    from robustidps import approving
-    from robustidps.evaluation.evaluate import evaluate, paired
+    from robustidps.rules import LABEL_FREE
 
     record = registry.resolve(name, version)  # checked against the ledger: it names the rules and the traffic
     recorded = record.held_out or {}
     chosen = rule_set(rules or recorded.get("rules") or "default")
-    if held_out is None:
+    if held_out is None and (recorded.get("path") or chosen.evidence.stages):
         held_out = read_held_out(recorded, f"{name} {version}", home=registry.settings.home)
     if evaded is None:
         evaded = read_evaded(recorded, f"{name} {version}", home=registry.settings.home)
-    dataset = str(recorded.get("dataset") or held_out.provenance.get("dataset") or "traffic")
     bundle = registry.bundle(name, version)
-    if held_out.schema.digest != bundle.schema.digest:
-        raise DatasetError(
-            f"is traffic of schema {held_out.schema.name}, the model's is {bundle.schema.name}",
-            where=f"{name} {version}",
-        )
-    incumbent = registry.assignment(name).production
+    return measured(
+        registry,
+        bundle,
+        rules=chosen,
+        held_out=held_out,
+        evaded=evaded,
+        dataset=recorded.get("dataset"),
+        recent=recent_traffic(registry, bundle) if {r.kind for r in chosen.rules} & LABEL_FREE else None,
+        drift_share=recorded.get("drift_share"),
+        validations={} if validation_fn is None else {"validation_fn": _validated(validation_fn, bundle)},
+        progress=progress,
+    )
+
+
+def measured(
+    registry: ModelRegistry,
+    bundle: Bundle,
+    *,
+    rules: RuleSet,
+    held_out: TrafficSet | None = None,
+    evaded: TrafficSet | None = None,
+    dataset: str | None = None,
+    recent: TrafficSet | None = None,
+    drift_share: float | None = None,
+    validations: Mapping[str, bool] | None = None,
+    progress: Progress = silent,
+) -> Case:
+    """Scores a bundle, registered or not, and what is in production under its name, on the same rows.
+
+    Args:
+        held_out: labelled traffic; without it nothing is said of right and wrong.
+        evaded: attacks altered to evade.
+        recent: traffic that needs no labels; without it no alert volume, no disagreement.
+        drift_share: share of drifted columns, where it is known already; `recent` gives another.
+        validations: answers of the caller's own checks, by name.
+
+    Raises:
+        DatasetError: traffic of another schema than the bundle's. NotFoundError, IntegrityError: the version in
+        production can't be opened.
+    """
+    from robustidps import approving
+    from robustidps.evaluation.evaluate import evaluate, paired
+    from robustidps.monitoring.unlabelled import compare_unlabelled, widened
+
+    name, version = bundle.metadata.name, bundle.metadata.version
+    doing = f"judging {name} {version}"
+    try:
+        incumbent = registry.assignment(name).production
+    except NotFoundError:
+        incumbent = None  # the model is new here
     incumbent = None if incumbent == version else incumbent
-    progress(f"judging {name} {version}", 0, 2 if incumbent else 1)
-    # No rule asks how fast the champion is.
-    timed = timing_needed(chosen)
-    evaluation, predictions = evaluate(bundle, held_out, dataset=dataset, evaded=evaded, timing=timed)
-    validations = {} if validation_fn is None else {"validation_fn": _validated(validation_fn, bundle)}
-    champion, differences, replaces = None, [], None
-    if incumbent:
-        progress(f"judging {name} {version}", 1, 2, note=f"against {incumbent}")
-        replaces = registry.bundle(name, incumbent)
-        theirs = None
-        if replaces.schema.digest == bundle.schema.digest:
-            theirs, their_predictions = evaluate(replaces, held_out, dataset=dataset, evaded=evaded, timing=False)
+    steps = 2 if incumbent else 1
+    replaces = registry.bundle(name, incumbent) if incumbent else None
+    # Where the bundle only knows more classes, the champion is scored as one that never gives those.
+    beside = None if replaces is None else widened(replaces, bundle.schema)
+    progress(doing, 0, steps)
+    evaluation, theirs, differences = None, None, []
+    if held_out is not None:
+        held_out = _cast(held_out, bundle, f"{name} {version}")
+        where = str(dataset or held_out.provenance.get("dataset") or "traffic")
+        evaded = None if evaded is None else _cast(evaded, bundle, f"{name} {version}")
+        # No rule asks how fast the champion is.
+        timed = timing_needed(rules)
+        evaluation, predictions = evaluate(bundle, held_out, dataset=where, evaded=evaded, timing=timed)
+        if beside is not None:
+            progress(doing, 1, steps, note=f"against {incumbent}")
+            theirs, their_predictions = evaluate(beside, held_out, dataset=where, evaded=evaded, timing=False)
             differences = paired(predictions, their_predictions, held_out)
-        champion = _evidence(replaces, theirs)
+    unlabelled = None
+    if recent is not None:
+        batches = () if held_out is not None else timing_needed(rules)
+        unlabelled = compare_unlabelled(bundle, beside, _cast(recent, bundle, f"{name} {version}"), timing=batches)
+        drift_share = unlabelled.drift_share if unlabelled.drift_share is not None else drift_share
     candidate = _evidence(
         bundle,
         evaluation,
         replaces=replaces,
         rollback_available=registry.retained(name, incumbent) if incumbent else None,
-        drift_share=recorded.get("drift_share"),
-        validations=validations,
+        drift_share=drift_share,
+        validations=dict(validations or {}),
     )
     decisions = registry.checked_history(name)
     candidate = candidate.model_copy(
         update={
+            "unlabelled": unlabelled,
             "approvals": approving.approvals(decisions, version),
             "production_generation": approving.production_generation(decisions),
             "judged_at": datetime.now(UTC),
         }
     )
-    progress(f"judging {name} {version}", 1, 1)
-    return Case(chosen, candidate, champion, differences)
+    progress(doing, steps, steps)
+    tier: Tier = "labelled" if evaluation else "unlabelled" if unlabelled else "none"
+    return Case(rules, candidate, _evidence(replaces, theirs) if replaces else None, differences, tier)
+
+
+def recent_traffic(
+    registry: ModelRegistry, bundle: Bundle, given: Path | None = None, *, progress: Progress = silent
+) -> TrafficSet | None:
+    """The newest flows for a bundle, registered or not (`monitoring.unlabelled.recent_traffic`): of the schema of what
+    is in production, where the bundle only knows more classes."""
+    from robustidps.monitoring import unlabelled
+
+    name, schema = bundle.metadata.name, bundle.schema
+    try:
+        served = registry.bundle(name, "production").schema
+    except NotFoundError:
+        served = schema
+    if not schema.compatible_with(served, allow_more_classes=True):
+        schema = served
+    return unlabelled.recent_traffic(registry.settings, name, schema, given, progress=progress)
+
+
+def _cast(traffic: TrafficSet, bundle: Bundle, who: str) -> TrafficSet:
+    """`traffic` in the bundle's schema: as it is, or where that only has more classes. Raises DatasetError."""
+    if traffic.schema.digest == bundle.schema.digest:
+        return traffic
+    if bundle.schema.compatible_with(traffic.schema, allow_more_classes=True):
+        raise DatasetError(
+            f"is traffic of schema {traffic.schema.name}, the model's is {bundle.schema.name}", where=who
+        )
+    return replace(traffic, schema=bundle.schema)
 
 
 def timing_needed(rules: RuleSet) -> tuple[int, ...]:
@@ -221,6 +309,7 @@ def _evidence(
         version=meta.version,
         schema_digest=bundle.schema.digest,
         incompatibilities=bundle.schema.compatible_with(replaces.schema) if replaces else [],
+        added_classes=_added(bundle, replaces) if replaces else None,
         bundle_digest=bundle.digest,
         evaluation=evaluation,
         training=meta.training,
@@ -228,6 +317,12 @@ def _evidence(
         rollback_available=rollback_available,
         validations=validations or {},
     )
+
+
+def _added(bundle: Bundle, replaces: Bundle) -> tuple[str, ...] | None:
+    if bundle.schema.compatible_with(replaces.schema, allow_more_classes=True):
+        return None
+    return bundle.schema.classes[len(replaces.schema.classes) :]
 
 
 @dataclass(frozen=True)
@@ -351,5 +446,6 @@ def recorded(case: Case) -> dict[str, Any]:
         "candidate": case.candidate.summary(),
         "champion": case.champion.summary() if case.champion else None,
         "paired": [p.model_dump() for p in case.paired],
+        "tier": case.tier,
         "rule_set_digest": case.rules.digest,
     }

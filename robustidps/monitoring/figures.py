@@ -44,6 +44,8 @@ __all__ = [
     "Measured",
     "WindowFigures",
     "allowance",
+    "blocks",
+    "columns_moved",
     "compared",
     "drawn_predictions",
     "drawn_rows",
@@ -360,6 +362,14 @@ def _figures(
     )
 
 
+def columns_moved(reference: ReferenceProfile, features: npt.NDArray[np.float32], threshold: float) -> list[str]:
+    """Columns of raw `features` [N, F] whose PSI from a profile reaches threshold and allowance."""
+    tally = _Tally([reference])
+    tally.add(np.ascontiguousarray(features.T))
+    figures = zip(reference.features, tally.psi(0), strict=True)
+    return [feature.name for feature, (value, chance) in figures if value >= threshold + chance]
+
+
 def compared(figures: WindowFigures, accepted: WindowFigures, threshold: float) -> Comparison:
     """A window beside an earlier one, both counted in the bins of the same reference."""
     moved = []
@@ -416,8 +426,8 @@ def _summed(
 
 def _labelled(classes: tuple[str, ...], kept: list[tuple[npt.NDArray[Any], ...]]) -> Labelled:
     labels, top, time, campaign = (np.concatenate([part[i] for part in kept]) for i in range(4))
-    blocks = _blocks(time, campaign)
-    folded = fold([labels, top], blocks)
+    grouped = blocks(time, campaign)
+    folded = fold([labels, top], grouped)
     truth, said = folded.patterns[:, 0], folded.patterns[:, 1]
     draws = folded.resample(RESAMPLES, 0)
 
@@ -434,12 +444,12 @@ def _labelled(classes: tuple[str, ...], kept: list[tuple[npt.NDArray[Any], ...]]
         accuracy=ratio(truth == said, every),
         recall={classes[c]: ratio((truth == c) & (said == c), truth == c) for c in present},
         support={classes[c]: int((labels == c).sum()) for c in present},
-        blocks=blocks.kind,
-        n_blocks=blocks.n,
+        blocks=grouped.kind,
+        n_blocks=grouped.n,
     )
 
 
-def _blocks(time: npt.NDArray[np.float64], campaign: npt.NDArray[np.int64]) -> Blocks:
+def blocks(time: npt.NDArray[np.float64], campaign: npt.NDArray[np.int64]) -> Blocks:
     """What rows aren't independent within: campaigns where known, else hours, else nothing better than single rows."""
     hours = np.floor(time / HOUR_S) if np.isfinite(time).all() else None
     if (campaign >= 0).any():

@@ -28,7 +28,7 @@ from robustidps.traffic.capture import CAPTURE_SUFFIXES
 from robustidps.traffic.schema import TrafficSchema
 from robustidps.traffic.trafficset import UNLABELLED
 
-__all__ = ["CHUNK", "Chunk", "Digest", "Range", "Window", "collect", "moment", "ranges", "span"]
+__all__ = ["CHUNK", "Chunk", "Digest", "Range", "Window", "collect", "incoming", "moment", "ranges", "span"]
 
 CHUNK = 65_536
 """Rows that are looked at at once."""
@@ -130,6 +130,14 @@ class Digest:
         for part in sorted(rows.digest() + times.digest() for rows, times in self.parts.values()):
             whole.update(part)
         return whole.hexdigest()
+
+
+def incoming(home: Path, model: str) -> Path | None:
+    """Where a model's traffic comes in: incoming/MODEL in the home folder, else incoming; None where no file is."""
+    for folder in (home / "incoming" / model, home / "incoming"):
+        if folder.is_dir() and any(p.is_file() for p in folder.iterdir()):
+            return folder
+    return None
 
 
 def collect(

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustidps.bundle import open_bundle
 from robustidps.testing.linear import Linear, LinearSettings
 from robustidps.testing.traffic import toy_traffic
 
 if TYPE_CHECKING:
-    from robustidps.registry.registry import ModelRegistry
+    import numpy as np
+    import numpy.typing as npt
 
-__all__ = ["BAD", "GOOD", "RULES", "judged_bundles", "register_judged"]
+    from robustidps.bundle import Bundle
+    from robustidps.registry.registry import ModelRegistry
+    from robustidps.traffic.schema import TrafficSchema
+    from robustidps.traffic.trafficset import TrafficSet
+
+__all__ = ["BAD", "GOOD", "RULES", "judged_bundles", "later", "register_judged", "taught"]
 
 DAY = 86_400.0
 GOOD, BAD = ("1.0.0", "1.1.0"), "1.2.0"
@@ -46,6 +54,32 @@ def judged_bundles(folder: Path) -> dict[str, Path]:
         train_bundle(Linear(), settings, train, validation, name="toy", version=version, out=folder / version)
         made[version] = folder / version
     return made
+
+
+def later(traffic: TrafficSet, days: float) -> TrafficSet:
+    """The same flows, so many days later."""
+    return replace(traffic, time=traffic.time + days * DAY)
+
+
+def taught(
+    folder: Path,
+    version: str,
+    lesson: Callable[[npt.NDArray[np.int16]], npt.NDArray[np.int16]] = lambda labels: labels,
+    *,
+    seed: int = 0,
+    schema: TrafficSchema | None = None,
+) -> Bundle:
+    """A bundle of the model `toy` in `folder`, trained on labels that `lesson` has made of the true ones: whole,
+    in accordance with its own golden rows, and as good or as bad as the lesson."""
+    from robustidps.training import train_bundle
+
+    parts = []
+    for traffic in (toy_traffic(900, seed=3), later(toy_traffic(400, seed=4), 1)):
+        said = replace(traffic, labels=lesson(traffic.labels.copy()))
+        parts.append(said if schema is None else replace(said, schema=schema))
+    settings = LinearSettings(seed=seed, epochs=150, learning_rate=0.5)
+    train_bundle(Linear(), settings, *parts, name="toy", version=version, out=folder)
+    return open_bundle(folder)
 
 
 def register_judged(registry: ModelRegistry, bundles: dict[str, Path]) -> None:

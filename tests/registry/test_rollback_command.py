@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import pytest
 
 from robustidps import cli
@@ -52,3 +57,35 @@ def test_a_rollback_needs_no_mlflow_to_be_installed(stocked, roll_back, monkeypa
     stocked.tracking.away = True
     out, err = roll_back()
     assert "1.1.0 -> 1.0.0" in out and err == ""
+
+
+def test_the_command_has_committed_offline_by_the_time_mlflow_is_so_much_as_looked_for(stocked):
+    for version in ("1.0.0", "1.1.0"):
+        stocked.transition("toy", version, "Production", verdict=APPROVE)
+    script = """
+        import os, socket, sys
+
+        class Watch:
+            def find_spec(self, name, path=None, target=None):
+                if name == "mlflow":
+                    os._exit(77)  # killed in this moment
+
+        def no_network(*unused):
+            os._exit(78)
+
+        sys.meta_path.insert(0, Watch())
+        socket.socket.connect = socket.create_connection = socket.getaddrinfo = no_network
+        sys.argv = ["robustidps", "rollback", "toy"]
+        from robustidps.cli import main
+        main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"ROBUSTIDPS_HOME": str(stocked.settings.home)},
+        check=False,
+    )
+    assert done.returncode == 77, done.stderr
+    assert "1.1.0 -> 1.0.0" in done.stdout
+    assert stocked.resolve("toy", "production").version == "1.0.0" and stocked.verify("toy").ok
