@@ -63,6 +63,7 @@ def auto_update(models: list[str] | None = None, rules: RuleSetName | None = Non
     if not settings.remote_registry_url:
         get_run_logger().info("no remote_registry_url is set: there is nothing to look for")
         return {}
+    installing.settle(registry)
     wanted = [m.name for m in registry.models() if m.versions] if models is None else models
     updates = {u["name"]: u for u in check_updates(wanted)}
     found: dict[str, Any] = {name: installing.Outcome(name, "none").as_dict() for name in wanted if name not in updates}

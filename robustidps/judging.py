@@ -161,7 +161,7 @@ def gather(
         dataset=recorded.get("dataset"),
         recent=recent_traffic(registry, bundle) if {r.kind for r in chosen.rules} & LABEL_FREE else None,
         drift_share=recorded.get("drift_share"),
-        validations={} if validation_fn is None else {"validation_fn": _validated(validation_fn, bundle)},
+        validations={} if validation_fn is None else {"validation_fn": validated(validation_fn, bundle)},
         progress=progress,
     )
 
@@ -285,7 +285,8 @@ def timing_needed(rules: RuleSet) -> tuple[int, ...]:
     return (1,) if any(name.startswith("latency") for name in asked) else ()
 
 
-def _validated(validation_fn: Callable[[Any], bool], bundle: Bundle) -> bool:
+def validated(validation_fn: Callable[[Any], bool], bundle: Bundle) -> bool:
+    """The answer of a caller's own check. Raises InputError where it isn't True or False."""
     answer = validation_fn(bundle.probabilities)
     if not isinstance(answer, bool):
         raise InputError(f"validation_fn answered {type(answer).__name__}, not True or False")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -160,9 +161,9 @@ def pin(
 
     pinned = evidence.pin(open_registry(), name, traffic, evaded=evaded, dataset=dataset)
     if as_json:
-        console.emit_json(pinned)
+        console.emit_json(asdict(pinned))
     else:
-        console.line(name, f"updates are measured on {pinned['dataset']}, {pinned['digest'][:12]}")
+        console.line(name, f"updates are measured on {pinned.dataset}: {pinned.rows:,} flows, {pinned.digest[:12]}")
 
 
 @updates_app.command()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,7 @@ __all__ = [
     "open_remote",
     "refused",
     "run",
+    "settle",
     "stage",
     "undo_stage",
     "validate",
@@ -136,6 +137,13 @@ def working_on(registry: ModelRegistry, name: str) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def settle(registry: ModelRegistry) -> None:
+    """Undoes what runs that were killed left behind, of all models; one that is at work is left alone."""
+    for folder in registry.settings.folder("updates", "work").iterdir():
+        with suppress(ConflictError), working_on(registry, folder.name):
+            pass
 
 
 def _undo_leftovers(registry: ModelRegistry, name: str, folder: Path) -> None:
@@ -502,6 +510,7 @@ def install(
         NotFoundError: it isn't on offer. ModelValidationError: the rules say no, or what it requires is missing.
         BundleError, UpdateError: it can't be trusted. RemoteUnavailableError. ConflictError: an update is going on.
     """
+    settle(registry)
     offered = survey(registry, remote, [name], progress=progress)
     update = next((u for u in offered if u.new_version == version), None)
     if update is None:
@@ -580,6 +589,7 @@ def run(
         UpdateError, RemoteUnavailableError: of the remote registry as a whole; the first is in the ledger of each model
             it was asked about.
     """
+    settle(registry)
     wanted = [m.name for m in registry.models() if m.versions] if names is None else names
     try:
         updates = {u.name: u for u in check(registry, remote, wanted, progress=progress)}

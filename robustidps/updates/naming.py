@@ -11,6 +11,7 @@ version. It is what the publisher says, and is shown; it is never believed.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "family_of",
     "parse_target",
     "role_paths",
+    "stated",
     "summary_of",
     "target",
 ]
@@ -37,7 +39,12 @@ BUNDLE, METADATA = "bundle.tar", "metadata.json"
 SUMMARY_BYTES = 400
 """The most that a summary takes as compact JSON."""
 TOP_ROLES = ("root", "targets", "snapshot", "timestamp")
-_SHOWN = ("accuracy", "macro_f1", "f1_score", "false_positive_rate")
+_STATED = {
+    "accuracy": ("accuracy", "val_accuracy"),
+    "macro_f1": ("macro_f1", "f1_score", "val_macro_f1"),
+    "false_positive_rate": ("false_positive_rate", "val_fpr"),
+}
+"""Figures of a summary, and what bundles call them: of held-out rows if the publisher says so, else of validation."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +134,22 @@ class Summary(BaseModel):
             raise UpdateError(f"its summary is malformed: {printable(what)}", where=where) from None
 
 
+def stated(performance_metrics: Mapping[str, float]) -> dict[str, float]:
+    """The figures of a summary, of those that a bundle's metadata has; shares alone."""
+    found = {}
+    for name, called in _STATED.items():
+        value = next((performance_metrics[key] for key in called if key in performance_metrics), None)
+        if value is not None and 0 <= value <= 1:
+            found[name] = float(value)
+    return found
+
+
 def summary_of(metadata: ModelMetadata) -> Summary:
     """The summary of a finished bundle, from its metadata."""
-    metrics = {k: round(v, 4) for k, v in metadata.performance_metrics.items() if k in _SHOWN and 0 <= v <= 1}
     return Summary(
         digest=metadata.checksum,
         schema_digest=metadata.schema_digest,
-        metrics=metrics,
+        metrics={name: round(value, 4) for name, value in stated(metadata.performance_metrics).items()},
         created_at=max(0, int(metadata.created_at.timestamp())),
     )
 

@@ -18,6 +18,7 @@ from robustidps.progress import Progress, silent
 from robustidps.registry.ledger import Decision
 from robustidps.registry.metadata import version_key
 from robustidps.registry.stages import TURNED_AWAY
+from robustidps.updates.naming import stated
 
 if TYPE_CHECKING:
     from robustidps.registry.records import VersionRecord
@@ -131,13 +132,13 @@ def _here(registry: ModelRegistry, name: str) -> _Here:
     production = registry.assignment(name).production
     registered = {d.version: d.evidence for d in decisions if d.action == "register"}
     newest = next((d.evidence for d in reversed(decisions) if d.action == "register"), {})
-    accuracy = registered.get(production, {}).get("performance_metrics", {}).get("accuracy")
+    accuracy = stated(registered.get(production, {}).get("performance_metrics", {})).get("accuracy")
     return _Here(production, newest.get("family") or None, accuracy, decisions, versions)
 
 
 def _update(here: _Here, offer: Offer) -> Update:
-    stated = offer.metrics.get("accuracy")
-    gain = None if stated is None or not here.accuracy else 100 * (stated - here.accuracy) / here.accuracy
+    claimed = offer.metrics.get("accuracy")
+    gain = None if claimed is None or not here.accuracy else 100 * (claimed - here.accuracy) / here.accuracy
     record = here.versions.get(offer.version)
     return Update(
         name=offer.name,

@@ -92,7 +92,7 @@ def test_checking_says_what_is_newer_and_downloads_no_model(site, remote, bundle
     [update] = check(site, seen)
     assert update["name"] == "toy"
     assert (update["current_version"], update["new_version"]) == ("1.0.0", "1.1.0")
-    stated = {v: b.metadata.performance_metrics["accuracy"] for v, b in bundles.items()}
+    stated = {v: b.metadata.performance_metrics["val_accuracy"] for v, b in bundles.items()}
     gain = 100 * (round(stated["1.1.0"], 4) - stated["1.0.0"]) / stated["1.0.0"]
     assert update["performance_metrics"]["accuracy_gain"] == pytest.approx(gain, abs=0.02)
     assert str(update) == f"toy: 1.0.0 -> 1.1.0, accuracy {update['performance_metrics']['accuracy_gain']:+.1f} %"
@@ -112,7 +112,7 @@ def test_a_better_version_is_measured_here_staged_and_put_into_production_with_i
     provenance = registered.evidence["provenance"]
     assert provenance["target"] == "linear/toy/1.1.0/bundle.tar"
     assert provenance["stated"]["accuracy"] == pytest.approx(
-        bundles["1.1.0"].metadata.performance_metrics["accuracy"], abs=1e-4
+        bundles["1.1.0"].metadata.performance_metrics["val_accuracy"], abs=1e-4
     )
     assert (staged.to_stage, moved.to_stage) == ("Staging", "Production")
     assert moved.evidence["update"]["measured"] == outcome.measured
@@ -125,7 +125,7 @@ def test_a_better_version_is_measured_here_staged_and_put_into_production_with_i
 
 def test_a_version_that_is_worse_here_is_turned_away_once_and_not_offered_again(site, bundles):
     memory = MemoryRemote()
-    memory.add(bundles["1.2.0"], metrics={"accuracy": 0.99})  # whatever its publisher says
+    memory.add(bundles["1.2.0"], metrics={"accuracy": "0.99"})  # whatever its publisher says
     memory.publish()
     seen = memory.registry(site.settings.home)
     [outcome] = installing.run(site, seen)
@@ -205,7 +205,8 @@ def test_requirements_that_are_not_met_refuse_with_the_command_and_it_is_offered
 def test_a_registry_that_has_expired_is_on_record_once_and_changes_nothing(site, remote):
     memory, seen = remote
     memory.signed("timestamp").expires -= timedelta(days=30)
-    memory.publish_timestamp()
+    memory.signed("timestamp").version += 1
+    memory.store("timestamp")
     for _ in range(2):
         with pytest.raises(UpdateError, match="expired"):
             installing.run(site, seen)
@@ -227,8 +228,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    "at",
-    ["update.noted", "register.reserved", "register.run", "register.uploaded", "update.registered", "update.staged"],
+    "at", ["update.noted", "register.reserved", "register.uploaded", "update.registered", "update.staged"]
 )
 def test_a_run_that_was_killed_is_finished_or_undone_by_the_next(site, remote, monkeypatch, at):
     _, seen = remote
