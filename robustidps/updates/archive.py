@@ -149,7 +149,7 @@ def _judged(header: bytes, *, first: bool, where: object) -> tuple[str, int]:
     """Name and size of a header, if it is the one that `pack` writes for them."""
     if first and (kind := _COMPRESSED.get(header[:2])) and header[257:262] != b"ustar":
         raise BundleError(f"is compressed ({kind}): a bundle travels uncompressed", where=where)
-    if header[257:263] != b"ustar\0":
+    if header[257:262] != b"ustar":
         raise BundleError("isn't a tar archive, or a damaged one", where=where)
     name = header[:100].rstrip(b"\0").decode("utf-8", "replace")
     if kind := _KINDS.get(header[156:157]):

@@ -44,7 +44,7 @@ from urllib.parse import quote, urlsplit
 
 from filelock import FileLock, Timeout
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, TargetFile, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import Updater, UpdaterConfig
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
@@ -496,6 +496,8 @@ class RemoteRegistry:
 
     def _commit(self, work: Path) -> None:
         """Puts verified metadata in place, file by file, in the order in which tuf writes it."""
+        with writable(self._trusted):
+            self._trusted.mkdir(exist_ok=True, mode=0o700)
         self._keep_roots(work)
         first = ["timestamp.json", "snapshot.json", "targets.json"]
         names = sorted(p.name for p in work.glob("*.json") if p.name not in ("root.json", *first))
@@ -503,11 +505,13 @@ class RemoteRegistry:
             _copy_if_new(work / name, self._trusted / name)
 
     def _keep_roots(self, work: Path) -> None:
-        history = self._trusted / "root_history"
-        with writable(history):
-            history.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """New roots, that is: the pinned one is where it is."""
+        history, pinned = self._trusted / "root_history", self._root()
         for path in sorted(work.glob("root_history/*.root.json"), key=lambda p: int(p.name.partition(".")[0])):
-            _copy_if_new(path, history / path.name)
+            if path.read_bytes() != pinned:
+                with writable(history):
+                    history.mkdir(parents=True, exist_ok=True, mode=0o700)
+                _copy_if_new(path, history / path.name)
 
     def _after_failure(self, work: Path, updater: _Updater | None, error: Exception) -> str | None:
         """Keeps new roots, and that a time of expiry has passed. A hint, where time is what is wrong."""
@@ -516,7 +520,7 @@ class RemoteRegistry:
         self._keep_roots(work)
         if not isinstance(error, exceptions.ExpiredMetadataError):
             return None
-        clock, end = self.clock(), updater.expires()
+        clock, end = self.clock(), updater.expires() or self._last_end()
         behind = self._remembered() > clock
         if not behind and end is not None:
             self._write_time(min(clock, end.timestamp() + 1))
@@ -549,6 +553,12 @@ class RemoteRegistry:
         end = updater.expires()
         latest = max([self.clock(), *(c.timestamp() for c in created)])
         self._write_time(latest if end is None else min(latest, end.timestamp() - 1))
+
+    def _last_end(self) -> datetime | None:
+        """When the timestamp ends that was verified last: where the root has expired, tuf looks at none."""
+        with contextlib.suppress(OSError, DeserializationError):
+            return Metadata[Timestamp].from_bytes((self._trusted / "timestamp.json").read_bytes()).signed.expires
+        return None
 
     def _write_time(self, seconds: float) -> None:
         if seconds > self._remembered():

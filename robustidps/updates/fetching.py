@@ -352,13 +352,17 @@ def _pools(seconds: float) -> dict[str, Any]:
         timer.daemon = True
         timer.start()
         try:
-            return original(connection)
+            response = original(connection)
         except Exception:
             if late.is_set():
                 raise TimeoutError(f"no answer within {seconds:g} s") from None
             raise
         finally:
             timer.cancel()
+        if late.is_set():  # a head that ends in the middle is a head to http.client
+            response.close()
+            raise TimeoutError(f"no answer within {seconds:g} s")
+        return response
 
     class Plain(HTTPConnection):
         def getresponse(self) -> Any:
