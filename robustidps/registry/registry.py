@@ -50,7 +50,7 @@ from robustidps.registry.projection import Projection
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, acting, verdict_parts
 from robustidps.registry.registration import Registration
 from robustidps.registry.showing import HEADLINE, describe
-from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, OVERRIDE, RECORDS, TURNED_AWAY, check_stage
+from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, MOVES, OVERRIDE, RECORDS, TURNED_AWAY, check_stage
 from robustidps.registry.state import StateStore
 from robustidps.registry.tracking import TAG, Tracking, TrainingRun
 from robustidps.registry.transitions import Also, Move, commit
@@ -629,7 +629,8 @@ class ModelRegistry(Updating, Catalogue):
         """Puts a version into Production if the rules let it, and `validation_fn` too where one is given.
 
         Every handle in this process that follows production uses it from then on, under load and without a failed call;
-        a swap that is refused or fails leaves all of them on what they used.
+        a swap that is refused or fails leaves all of them on what they used. Where the version is in Production
+        already, nothing is judged or moved, and the decision that put it there is given.
 
         Args:
             validation_fn: one rule more: called with the version's handle, true means that it passes.
@@ -643,7 +644,12 @@ class ModelRegistry(Updating, Catalogue):
             from robustidps import judging
 
             judge = judging.judge
-        generation = self.assignment(current_name).generation
+        assigned = self.assignment(current_name)
+        if assigned.production == new_version:
+            self.resolve(current_name, "production")  # what isn't so is refused
+            moves = self.checked_history(current_name)
+            return [d for d in moves if d.standing["production"] == new_version and d.action in MOVES][-1]
+        generation = assigned.generation
         verdict = judge(self, current_name, new_version, "Production")
         outcome, reasons = verdict_parts(verdict)
         if outcome == APPROVED and validation_fn is not None:

@@ -66,10 +66,11 @@ def taught(
     version: str,
     lesson: Callable[[npt.NDArray[np.int16]], npt.NDArray[np.int16]] = lambda labels: labels,
     *,
+    name: str = "toy",
     seed: int = 0,
     schema: TrafficSchema | None = None,
 ) -> Bundle:
-    """A bundle of the model `toy` in `folder`, trained on labels that `lesson` has made of the true ones: whole,
+    """A bundle of the model `name` in `folder`, trained on labels that `lesson` has made of the true ones: whole,
     in accordance with its own golden rows, and as good or as bad as the lesson."""
     from robustidps.training import train_bundle
 
@@ -78,7 +79,7 @@ def taught(
         said = replace(traffic, labels=lesson(traffic.labels.copy()))
         parts.append(said if schema is None else replace(said, schema=schema))
     settings = LinearSettings(seed=seed, epochs=150, learning_rate=0.5)
-    train_bundle(Linear(), settings, *parts, name="toy", version=version, out=folder)
+    train_bundle(Linear(), settings, *parts, name=name, version=version, out=folder)
     return open_bundle(folder)
 
 
