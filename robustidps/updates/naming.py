@@ -108,6 +108,7 @@ class Summary(BaseModel):
     def as_custom(self) -> dict[str, Any]:
         """For the target's `custom`. Raises UpdateError when it is larger than `SUMMARY_BYTES`."""
         content = self.model_dump()
+        content["metrics"] = {key: str(value) for key, value in self.metrics.items()}  # what TUF signs holds no floats
         _check_size(content)
         return content
 
