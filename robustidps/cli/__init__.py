@@ -18,7 +18,7 @@ from robustidps import console
 from robustidps.cli._app import app
 from robustidps.errors import RobustIDPSError
 from robustidps.cli import start, models, export, stages, approvals, monitoring, watching, traffic, data  # noqa: F401
-from robustidps.cli import system, registry, backup, notices, upkeep, installation  # noqa: F401
+from robustidps.cli import system, registry, publishing, backup, notices, upkeep, installation  # noqa: F401
 
 __all__ = ["app", "main"]
 
