@@ -106,9 +106,12 @@ class Summary(BaseModel):
     created_at: int = Field(ge=0)
 
     def as_custom(self) -> dict[str, Any]:
-        """For the target's `custom`. Raises UpdateError when it is larger than `SUMMARY_BYTES`."""
-        content = self.model_dump()
-        content["metrics"] = {key: str(value) for key, value in self.metrics.items()}  # what TUF signs holds no floats
+        """For the target's `custom`: shares are text there, since TUF's canonical JSON knows no fractions.
+
+        Raises:
+            UpdateError: it is larger than `SUMMARY_BYTES`.
+        """
+        content = self.model_dump() | {"metrics": {name: f"{share:g}" for name, share in self.metrics.items()}}
         _check_size(content)
         return content
 
