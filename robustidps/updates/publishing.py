@@ -345,20 +345,21 @@ class Publisher:
         with self._repository() as repository:
             if not repository.published and not repository.staged:
                 raise NotFoundError("nothing is published yet", where=self.folder)
-            first = repository.settle(force=True)
-            # What was due before may have been renewed by what waited; the snapshot is due like any other role.
-            due = [r for r in repository.published if r != "timestamp" and self._is_due(repository, r, share)]
+            held = repository.published
+            first = repository.settle(
+                force=True, snapshot="snapshot" in held and self._is_due(repository, "snapshot", share)
+            )
+            due = [r for r in held if r not in ("timestamp", "snapshot") and self._is_due(repository, r, share)]
             late: dict[str, str] = {}
             for role in due:
                 if role in repository.staged:
                     late[role] = "a change of it waits for signatures"
                 elif not repository.can_sign(role):
                     late[role] = "its keys aren't here"
-                elif role != "snapshot":
+                else:
                     with repository.edit(role):
                         pass
-            renewed = [r for r in due if r not in late]
-            second = repository.settle(force="snapshot" in renewed) if renewed else first
+            second = repository.settle() if len(late) < len(due) else first
             return Publication(tuple(sorted({*first.roles, *second.roles})), second.waiting), late
 
     def _is_due(self, repository: StagedRepository, role: str, share: float) -> bool:

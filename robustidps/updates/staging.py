@@ -158,6 +158,9 @@ class StagedRepository(Repository):
             return found[role]
 
         roots = [_parsed((self.metadata / f"{n}.root.json").read_bytes(), n) for n in self.roots()]
+        for before, root in zip([*roots[:1], *roots], roots, strict=False):
+            if not (_verified(before.signed, "root", root) and _verified(root.signed, "root", root)):
+                raise self._edited(f"root {root.signed.version}")
         if roots:
             read("root", f"{roots[-1].signed.version}.root.json")
         if not (self.metadata / "timestamp.json").exists():
@@ -168,16 +171,22 @@ class StagedRepository(Repository):
         snapshot = read("snapshot", f"{timestamp.snapshot_meta.version}.snapshot.json").signed
         for name, meta in snapshot.meta.items():
             read(name.removesuffix(".json"), f"{meta.version}.{name}")
+        # A process may have been killed between a new root and the timestamp that follows it: its root is staged still.
+        unfinished = (self.staged_metadata / "root.json").exists()
+        former = roots[-2:] if unfinished else roots[-1:]
         for role, md in found.items():
-            # A process may have been killed between a new root and the timestamp that follows it.
-            by = roots[-2:] if role in TOP_ROLES else [found["targets"]]
-            if not any(_verified(delegator.signed, role, md) for delegator in by):
-                raise IntegrityError(
-                    "isn't signed by the keys of its role",
-                    where=f"{self.metadata}: {role}",
-                    remedy="restore the folder from a backup or a mirror; find out who changed it",
-                )
+            if role != "root" and not any(
+                _verified(by.signed, role, md) for by in (former if role in TOP_ROLES else [found["targets"]])
+            ):
+                raise self._edited(role)
         return found, raw
+
+    def _edited(self, what: str) -> IntegrityError:
+        return IntegrityError(
+            "isn't signed by the keys of its role",
+            where=f"{self.metadata}: {what}",
+            remedy="restore the folder from a backup or a mirror; find out who changed it",
+        )
 
     # --- python-tuf's editing
 
@@ -248,11 +257,9 @@ class StagedRepository(Repository):
         """
         md, by = self._view[role], []
         for delegator in self.delegators(role):
-            for key_id in delegator.get_delegated_role(role).keyids:
-                if _verified(delegator, role, md):
-                    break
+            for key_id in delegator.get_verification_result(role, md.signed_bytes, md.signatures).unsigned:
                 name = self.ring.name_of(key_id)
-                if name is not None and key_id not in md.signatures:
+                if name is not None and not _verified(delegator, role, md):
                     md.sign(self.ring.signer(name), append=True)
                     by.append(name)
         return by
@@ -282,11 +289,11 @@ class StagedRepository(Repository):
 
     # --- publishing
 
-    def settle(self, *, force: bool = False) -> Publication:
+    def settle(self, *, force: bool = False, snapshot: bool = False) -> Publication:
         """Signs what was edited, stages it, and publishes what may be.
 
         Args:
-            force: a new snapshot and timestamp, whether or not anything else is new.
+            force: a new timestamp, whether or not anything else is new; and with `snapshot` a new one of those.
 
         Raises:
             NotFoundError: `force`, and a key of theirs isn't here.
@@ -309,7 +316,7 @@ class StagedRepository(Repository):
             if force:
                 raise NotFoundError(f"the key of {absent[0]} isn't here", where=self.folder, remedy="name it: --keys")
             return Publication((), self.waiting(ready))
-        self.do_snapshot(force=force)
+        self.do_snapshot(force=snapshot)
         self.do_timestamp(force=True)
         self._write(ready)
         done = tuple(sorted(r for r in view if r not in self.published or view[r] is not self.published[r]))

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from tuf.api.exceptions import ExpiredMetadataError, UnsignedMetadataError
+from tuf.api.metadata import Metadata
 from tuf.ngclient import Updater
 from tuf.ngclient.config import UpdaterConfig
 from typer.testing import CliRunner
@@ -416,6 +417,11 @@ def test_a_refresh_in_time_keeps_clients_going_and_renews_what_is_due(published,
     assert pinned.sees(BUNDLE)
 
 
+def test_a_refresh_long_before_anything_is_due_renews_the_timestamp_alone(published):
+    done, late = published.refresh()
+    assert done.roles == ("timestamp",) and not late
+
+
 def test_a_refresh_without_the_offline_keys_says_what_is_due(published, clock, tmp_path):
     online = without(published, tmp_path / "away", "snapshot", "timestamp")
     clock.ahead += timedelta(days=80)
@@ -552,6 +558,31 @@ def test_metadata_that_somebody_edited_is_not_signed_anew(published, toy_version
     file.write_bytes(file.read_bytes().replace(b'"length":', b'"length":1', 1))
     with pytest.raises(IntegrityError, match="isn't signed by the keys"):
         published.add(toy_versions["1.1.0"], with_real_rows=True)
+
+
+def test_a_root_that_somebody_put_in_the_place_of_the_newest_is_not_built_upon(published, tmp_path):
+    published.rotate_key(None, "offline-1", published.make_key("fresh") and "fresh")
+    thief = Publisher(tmp_path / "thief", passphrase=lambda name, new: PASSPHRASE)
+    thief.make_key("thief")
+    file = published.status().root
+    forged = Metadata.from_file(str(file))
+    forged.signed.add_key(thief._key("thief"), "root")
+    forged.signed.roles["root"].threshold = 1
+    forged.sign(thief.ring.signer("thief"))
+    forged.to_file(str(file))
+    with pytest.raises(IntegrityError, match="isn't signed by the keys"):
+        published.refresh()
+
+
+def test_a_signature_that_does_not_fit_is_made_anew(published, toy_versions, tmp_path):
+    away = tmp_path / "away"
+    without(published, away, "offline-1", "snapshot", "timestamp").add(toy_versions["1.1.0"], with_real_rows=True)
+    file = published.folder / "staged" / "metadata" / "linear.json"
+    content = json.loads(file.read_bytes())
+    content["signatures"][0]["sig"] = "00" * 64
+    file.write_text(json.dumps(content))
+    _, done = with_only(published, away, "offline-1", "offline-2", "snapshot", "timestamp").sign()
+    assert "linear" in done.roles
 
 
 def test_a_staged_bundle_that_somebody_exchanged_is_not_published(published, toy_versions, tmp_path):
