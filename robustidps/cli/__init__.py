@@ -17,8 +17,8 @@ import sys
 from robustidps import console
 from robustidps.cli._app import app
 from robustidps.errors import RobustIDPSError
-from robustidps.cli import start, models, export, stages, approvals, updates, monitoring, watching, traffic, data  # noqa: F401
-from robustidps.cli import system, registry, backup, notices, upkeep, installation  # noqa: F401
+from robustidps.cli import start, models, export, stages, approvals, updates, publishing, monitoring  # noqa: F401
+from robustidps.cli import watching, traffic, data, system, registry, backup, notices, upkeep, installation  # noqa: F401
 
 __all__ = ["app", "main"]
 

@@ -26,7 +26,7 @@ from robustidps.settings import writable
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner, SSlibKey
 
-__all__ = ["InstallationKey", "public_key", "write_atomically"]
+__all__ = ["InstallationKey", "public_key", "read_private", "write_atomically"]
 
 
 def public_key(pem: bytes, where: object) -> SSlibKey:
@@ -191,7 +191,7 @@ class InstallationKey:
                 )
             self._make()
         try:
-            private = serialization.load_pem_private_key(self._read_private(), password=None)
+            private = serialization.load_pem_private_key(read_private(self.private_file), password=None)
         except (ValueError, TypeError) as error:
             raise IntegrityError(
                 f"is not a private key: {error}", where=self.private_file, remedy="restore it from a backup"
@@ -209,25 +209,6 @@ class InstallationKey:
             )
         return CryptoSigner(private)
 
-    def _read_private(self) -> bytes:
-        try:
-            descriptor = os.open(self.private_file, os.O_RDONLY | os.O_NOFOLLOW)
-        except PermissionError:
-            raise StorageError("can't be read: permission denied", where=self.private_file) from None
-        except OSError as error:
-            raise IntegrityError(f"can't be used as a key: {error.strerror}", where=self.private_file) from None
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
-                raise IntegrityError(
-                    "the private key can be read or changed by others than its owner",
-                    where=self.private_file,
-                    remedy=f"find out who read it; if nobody did: chmod 600 {self.private_file}",
-                )
-            if status.st_uid not in (os.geteuid(), 0):
-                raise IntegrityError("the private key belongs to another user", where=self.private_file)
-            return file.read(65_536)
-
     def _make(self) -> None:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -238,6 +219,32 @@ class InstallationKey:
         self._make_folder()
         # A hard link is made only where nothing is yet: of two processes that start at once, one key stays.
         write_atomically(self.private_file, pem, mode=0o600, replace=False)
+
+
+def read_private(path: Path, what: str = "the private key") -> bytes:
+    """A secret's file, at most 64 KiB of it. Nothing is repaired: whoever could read it may have copied it.
+
+    Raises:
+        IntegrityError: others than its owner can read or change it, it is another user's, a link, or no file.
+        StorageError: it may not be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except PermissionError:
+        raise StorageError("can't be read: permission denied", where=path) from None
+    except OSError as error:
+        raise IntegrityError(f"{what} can't be used: {error.strerror}", where=path) from None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o077:
+            raise IntegrityError(
+                f"{what} can be read or changed by others than its owner",
+                where=path,
+                remedy=f"find out who read it; if nobody did: chmod 600 {path}",
+            )
+        if status.st_uid not in (os.geteuid(), 0):
+            raise IntegrityError(f"{what} belongs to another user", where=path)
+        return file.read(65_536)
 
 
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o644, replace: bool = True) -> None:

@@ -48,7 +48,7 @@ def test_a_private_key_that_is_a_link_is_refused(tmp_path):
     InstallationKey(tmp_path / "a").sign(b"")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "installation.pem").symlink_to(tmp_path / "a" / "installation.pem")
-    with pytest.raises(IntegrityError, match="can't be used as a key"):
+    with pytest.raises(IntegrityError, match="can't be used"):
         InstallationKey(tmp_path / "b").sign(b"")
 
 
