@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 publish_app = typer.Typer(
     no_args_is_help=True, help="Publish model versions, signed, as files for any web server (docs/publishing.md)."
 )
-app.add_typer(publish_app, name="publish", rich_help_panel="Installation")
+app.add_typer(publish_app, name="publish", rich_help_panel="Updates")
 
 
 def _staged_roles(incomplete: str) -> list[str]:
