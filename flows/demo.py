@@ -3,7 +3,8 @@
 Two simulated weeks -> a model trained, judged on days it has not seen, promoted -> a starved candidate refused, with
 the reason -> other families trained side by side, and two models as one -> the spiking one simulated on Loihi, the
 quantum one on a noisy device -> a person asked before a promotion -> a fresh capture scored by the model in production,
-held against its labels, and looked at as a window of traffic -> all of it backed up, restored elsewhere and verified.
+held against its labels, and looked at as a window of traffic -> all of it backed up, restored elsewhere and verified
+-> a model published, signed, and taken by a second installation, which measures it itself.
 Everything runs on the real parts: packets through the flow extractor, MLflow, the signed ledger, Prefect. What a
 machine can't do (Lava wants a Python 3.10, circuits want an extra) is said in a line.
 """
@@ -11,8 +12,14 @@ machine can't do (Lava wants a Python 3.10, circuits want an extra) is said in a
 from __future__ import annotations
 
 import math
+import secrets
 import shutil
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +43,12 @@ from robustidps.loihi.runner import installed
 from robustidps.progress import current
 from robustidps.registry.registry import ModelRegistry
 from robustidps.scoring import score
-from robustidps.settings import get_settings
+from robustidps.settings import get_settings, use_settings
 from robustidps.tasks.references import load
 from robustidps.tasks.traffic import ingest_file
+from robustidps.updates.installing import open_remote, run
+from robustidps.updates.offers import check
+from robustidps.updates.publishing import Publisher
 
 if TYPE_CHECKING:
     from robustidps.bundle import Bundle
@@ -105,6 +115,7 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
         console.line("held against its labels", labelled)
     window = _looked_at(capture, quiet)
     archive = _backed_up(quiet)
+    updated = _taken_elsewhere(other, dataset, seed, quiet)
     summary = {
         "production": good["version"] if good["promotion"][-1]["moved"] else None,
         "refused": None if starved["promotion"][-1]["moved"] else starved["version"],
@@ -115,6 +126,7 @@ def demo(quiet: bool = False, dataset: str = "simulated", seed: int = 0) -> dict
         "asked": asked,
         "window": window,
         "backup": archive,
+        "updated": updated,
         "drift": {k: good["drift"][k] for k in ("drifted_share",)},
         "scored": scores.counts(),
         "labelled": labelled,
@@ -219,6 +231,67 @@ def _backed_up(quiet: bool) -> dict[str, Any]:
         text = f"{len(saved.manifest.files)} files, {size:.1f} MiB; restored in {elsewhere}: {report}"
         console.line("backed up", text)
     return {"files": len(saved.manifest.files), "records": report.records}
+
+
+def _taken_elsewhere(better: dict[str, Any], dataset: str, seed: int, quiet: bool) -> dict[str, Any]:
+    """A second installation, which still runs a model trained on too little, takes a better one from a repository."""
+    settings = get_settings()
+    weak = train(
+        family=OTHER,
+        dataset=dataset,
+        overrides={"seed": seed},
+        limit_rows=STARVED_ROWS,
+        version=f"{better['version']}-starved.{time.time_ns()}",  # before it in order, and new each time (--keep)
+        description=f"demo: what a branch office runs, {STARVED_ROWS} training rows",
+    )
+    here = ModelRegistry(settings=settings)
+    folder, home = settings.home / "published", settings.home / "branch"
+    for left in (folder, home):  # of the demo before
+        shutil.rmtree(left, ignore_errors=True)
+    passphrase = secrets.token_bytes(16)
+    publisher = Publisher(folder, passphrase=lambda name, new: passphrase)
+    publisher.init()
+    with here.bundle(OTHER, better["version"]) as bundle:
+        publisher.add(bundle.path, progress=current())
+    with _served(folder / "public") as url:
+        branch = settings.model_copy(update={"home": home, "remote_registry_url": (url,), "enable_auto_update": True})
+        with use_settings(branch):
+            there = ModelRegistry(settings=branch)
+            with here.bundle(OTHER, weak["version"]) as bundle:
+                held_out = here.version(OTHER, weak["version"]).held_out
+                there.register_model(OTHER, weak["version"], bundle.path, held_out=held_out)
+            reason = "the branch office has to begin with something"
+            said = {"outcome": "promote", "reasons": [reason]}
+            there.transition(OTHER, weak["version"], "Production", verdict=said)
+            remote = open_remote(branch)
+            root = publisher.status().root
+            remote.trust(root.read_bytes() if root else b"")
+            found = check(there, remote)
+            outcome = run(there, remote, progress=current())[0]
+    if not quiet:
+        for update in found:
+            console.line("an update, signed", str(update).replace(weak["version"], "a starved one"))
+        color = "green" if outcome.outcome == "activated" else "yellow"
+        text = f"accuracy {outcome.measured} as measured there: {outcome.outcome}"
+        console.line("at a branch office", "; ".join([text, *outcome.reasons]), color)
+    return outcome.as_dict()
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    """The folder's files on loopback, for the length of a block; the address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 def _fresh_capture(seed: int) -> tuple[Path, Path]:
