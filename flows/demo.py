@@ -35,6 +35,7 @@ from robustidps.families import discover
 from robustidps.flows.evaluate_on_hardware import evaluate_on_hardware
 from robustidps.flows.export_loihi import export_loihi
 from robustidps.flows.monitor import monitor
+from robustidps.flows.steps import traffic_parts, trainings
 from robustidps.flows.train import train
 from robustidps.flows.train_all import train_all
 from robustidps.flows.unify import unify
@@ -46,6 +47,7 @@ from robustidps.scoring import score
 from robustidps.settings import get_settings, use_settings
 from robustidps.tasks.references import load
 from robustidps.tasks.traffic import ingest_file
+from robustidps.tasks.training import discard_bundles
 from robustidps.updates.installing import open_remote, run
 from robustidps.updates.offers import check
 from robustidps.updates.publishing import Publisher
@@ -236,15 +238,13 @@ def _backed_up(quiet: bool) -> dict[str, Any]:
 def _taken_elsewhere(better: dict[str, Any], dataset: str, seed: int, quiet: bool) -> dict[str, Any]:
     """A second installation, which still runs a model trained on too little, takes a better one from a repository."""
     settings = get_settings()
-    weak = train(
-        family=OTHER,
-        dataset=dataset,
-        overrides={"seed": seed},
-        limit_rows=STARVED_ROWS,
-        version=f"{better['version']}-starved.{time.time_ns()}",  # before it in order, and new each time (--keep)
-        description=f"demo: what a branch office runs, {STARVED_ROWS} training rows",
-    )
     here = ModelRegistry(settings=settings)
+    version = f"{better['version']}-starved"  # before it in order
+    cut = traffic_parts(dataset, None, None, None, STARVED_ROWS, None)
+    text = f"demo: what a branch office runs, {STARVED_ROWS} training rows"
+    make = trainings(OTHER, {"seed": seed}, 1, cut, name=OTHER, dataset=dataset, description=text)
+    weak = make(version)[0]
+    held_out = {"path": cut["test"]["path"], "digest": cut["test"]["digest"], "dataset": dataset, "rules": "simulated"}
     folder, home = settings.home / "published", settings.home / "branch"
     for left in (folder, home):  # of the demo before
         shutil.rmtree(left, ignore_errors=True)
@@ -257,20 +257,18 @@ def _taken_elsewhere(better: dict[str, Any], dataset: str, seed: int, quiet: boo
         branch = settings.model_copy(update={"home": home, "remote_registry_url": (url,), "enable_auto_update": True})
         with use_settings(branch):
             there = ModelRegistry(settings=branch)
-            with here.bundle(OTHER, weak["version"]) as bundle:
-                held_out = here.version(OTHER, weak["version"]).held_out
-                there.register_model(OTHER, weak["version"], bundle.path, held_out=held_out)
-            reason = "the branch office has to begin with something"
-            said = {"outcome": "promote", "reasons": [reason]}
-            there.transition(OTHER, weak["version"], "Production", verdict=said)
+            there.register_model(OTHER, version, Path(weak["path"]), held_out=held_out)
+            said = {"outcome": "promote", "reasons": ["the branch office has to begin with something"]}
+            there.transition(OTHER, version, "Production", verdict=said)
             remote = open_remote(branch)
             root = publisher.status().root
             remote.trust(root.read_bytes() if root else b"")
             found = check(there, remote)
             outcome = run(there, remote, progress=current())[0]
+    discard_bundles(OTHER, version)
     if not quiet:
         for update in found:
-            console.line("an update, signed", str(update).replace(weak["version"], "a starved one"))
+            console.line("an update, signed", str(update))
         color = "green" if outcome.outcome == "activated" else "yellow"
         text = f"accuracy {outcome.measured} as measured there: {outcome.outcome}"
         console.line("at a branch office", "; ".join([text, *outcome.reasons]), color)

@@ -37,6 +37,7 @@ def test_the_demo_promotes_a_good_model_refuses_a_starved_one_and_scores_a_captu
     assert summary["window"]["rows"] == sum(scored.values()) and summary["backup"]["records"] > 10
     assert scored["Benign"] > sum(scored.values()) / 2 and len(scored) > 3
     assert "attack flows raise an alert" in summary["labelled"]
+    assert summary["updated"]["outcome"] == "activated" and summary["updated"]["measured"].startswith("+")
     assert {"confusion_matrix.png", "evasion.png", "drift.html"} <= {
         Path(f).name for f in summary["files"] if Path(f).is_file()
     }
