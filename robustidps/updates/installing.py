@@ -32,6 +32,7 @@ from robustidps.errors import (
     NotFoundError,
     RefusedError,
     RobustIDPSError,
+    UnavailableError,
     UpdateError,
     VersionExistsError,
 )
@@ -596,7 +597,7 @@ def run(
     except UpdateError as error:
         distrust(registry, wanted, error)
         raise
-    found = []
+    found, problems = [], []
     for name in wanted:
         update = updates.get(name)
         if update is None:
@@ -612,6 +613,10 @@ def run(
                 found.append(take(registry, remote, update, auto_activate=True, rules=rules, progress=progress))
             except (IntegrityError, RefusedError, ConflictError) as error:
                 found.append(ended(registry, update, error))
+            except UnavailableError as error:  # every model has its turn
+                problems.append(error)
+    if problems:
+        raise problems[0]
     return found
 
 
