@@ -40,7 +40,7 @@ def trust(
     as_json: Json = False,
 ) -> None:
     """Pin the root that all updates are verified against; without a file, show which is pinned."""
-    from robustidps.updates.client import RemoteRegistry
+    from robustidps.updates.client import ROOT_BYTES, RemoteRegistry
 
     settings = current_settings()
     remote = RemoteRegistry(settings.home, settings.remote_registry_url)
@@ -48,15 +48,18 @@ def trust(
         remote.forget_time()
     if root is not None:
         try:
-            content = root.read_bytes()
+            with root.open("rb") as file:
+                content = file.read(ROOT_BYTES + 1)
         except OSError as error:
-            raise InputError(f"can't be read: {error.strerror}", where=root) from None
-        remote.trust(content, fingerprint=fingerprint, replace=replace)
-    print_ = remote.fingerprint()
+            raise InputError(
+                f"can't be read: {error.strerror}", where=root, remedy="name the root.json that the publisher gave you"
+            ) from None
+        remote.trust(content, fingerprint=fingerprint, replace=replace, where=root)
+    pinned = remote.fingerprint(fingerprint)
     if as_json:
-        console.emit_json({"fingerprint": print_, "mirrors": list(settings.remote_registry_url)})
+        console.emit_json({"fingerprint": pinned, "mirrors": list(settings.remote_registry_url)})
         return
-    console.line("pinned root", print_)
+    console.line("pinned root", pinned)
     console.remark("compare it with what the publisher tells you another way")
 
 

@@ -10,7 +10,6 @@ import pytest
 from robustidps import cli, settings
 from robustidps.cli import _app
 from robustidps.registry import registry as registry_module
-from robustidps.settings import use_settings
 from robustidps.testing.remote import MemoryRemote
 from robustidps.updates import installing
 from tests.updates.conftest import Server
@@ -64,9 +63,9 @@ def refused(answer: tuple[int, str, str], code: int, *says: str) -> None:
     """Exit code and message; nothing on standard output, which a script reads."""
     found, out, err = answer
     assert (found, out) == (code, ""), err
-    assert err.startswith("error ")
+    message = "".join(err.partition("error ")[1:])  # what went before is progress
     for text in says:
-        assert text in err
+        assert text in message
 
 
 # --- nothing to ask, or nobody to trust
@@ -97,7 +96,9 @@ def test_a_registry_that_is_down_is_unavailable_and_one_that_has_expired_is_not_
     published.signed("timestamp").version += 1
     published.store("timestamp")
     published.write(served.folder)
-    refused(run("check"), 5, "remote registry", served.url, "timestamp.json", "expired", "the publisher has to refresh it")
+    refused(
+        run("check"), 5, "remote registry", served.url, "timestamp.json", "expired", "the publisher has to refresh it"
+    )
     served.misbehave = lambda handler: handler.send(404) or True
     refused(run("check"), 6, "remote registry", served.url, "404", "try later, or name another mirror")
 
@@ -105,7 +106,9 @@ def test_a_registry_that_is_down_is_unavailable_and_one_that_has_expired_is_not_
 # --- trust
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"not JSON", b"\xff\x00", b'{"signed": {"_type": "root"}}', b"[" * 9000])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"not JSON", b"\xff\x00", b'{"signed": {"_type": "root"}}', b"[" * 9000]
+)
 def test_a_file_that_is_no_root_is_not_pinned(run, site, tmp_path, content):  # noqa: F811
     (tmp_path / "other.json").write_bytes(content)
     before = (site.settings.home / "updates" / "root.json").read_bytes()
@@ -122,7 +125,9 @@ def test_a_root_that_is_larger_than_any_is_not_read_into_memory(run, tmp_path):
 
 
 def test_another_fingerprint_or_another_root_than_the_pinned_one_is_refused(run, tmp_path, served):
-    refused(run("trust", tmp_path / "root.json", "--fingerprint", "00" * 32), 5, "root.json", "fingerprint", "publisher")
+    refused(
+        run("trust", tmp_path / "root.json", "--fingerprint", "00" * 32), 5, "root.json", "fingerprint", "publisher"
+    )
     (tmp_path / "other.json").write_bytes(MemoryRemote().first_root)
     refused(run("trust", tmp_path / "other.json"), 7, "updates/root.json", "another root is pinned", "--replace")
     code, out, _ = run("trust", tmp_path / "other.json", "--replace", "--json")
@@ -171,7 +176,8 @@ def test_nothing_of_a_frozen_model_is_taken_and_asking_for_it_ends_in_exit_code_
     site.freeze("toy", reason="incident 7")
     code, out, _ = run("run", "--json")
     assert code == 0 and json.loads(out)["toy"]["outcome"] == "held"
-    refused(run("install", "toy", "1.1.0", "--activate"), 4, "toy 1.1.0 -> Production", "incident 7", "unfreeze")
+    refused(run("install", "toy", "1.1.0", "--activate"), 4, "toy: frozen by", "incident 7", "robustidps thaw toy")
+    assert not list(site.settings.folder("updates").glob("**/bundle.tar"))
     assert site.assignment("toy").production == "1.0.0"
 
 
@@ -223,3 +229,17 @@ def test_a_pin_that_was_edited_stops_the_update_and_says_what_to_do(run, site, t
     assert site.assignment("toy").staging is None
     code, out, _ = run("run", "--json")
     assert code == 4 and json.loads(out)["toy"]["outcome"] == "refused"
+    assert [(d.verdict, d.version) for d in site.history("toy") if d.action == "turn_away"] == [("hold", "1.1.0")]
+    assert run("unpin", "toy")[0] == 0  # what was ours and edited is no judgement on the update
+    code, out, _ = run("run", "--json")
+    assert code == 0 and json.loads(out)["toy"]["outcome"] == "activated"
+
+
+def test_a_mirror_that_sent_other_bytes_is_no_judgement_on_the_version(run, site, served):  # noqa: F811
+    [bundle] = [path for path in served.published.files if path.endswith("bundle.tar")]
+    good = (served.folder / bundle).read_bytes()
+    (served.folder / bundle).write_bytes(good[:-1] + b"x")
+    refused(run("install", "toy", "1.1.0"), 5, "remote registry", "bundle.tar", "isn't the file that was signed")
+    (served.folder / bundle).write_bytes(good)
+    code, out, _ = run("run", "--json")
+    assert code == 0 and json.loads(out)["toy"]["outcome"] == "activated"
