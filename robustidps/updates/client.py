@@ -69,7 +69,7 @@ from robustidps.updates.archive import MAX_BYTES
 from robustidps.updates.fetching import HttpFetcher, ResumingFetcher
 from robustidps.updates.naming import BUNDLE, METADATA, Summary, family_of, parse_target, role_paths, target
 
-__all__ = ["ROOT_BYTES", "Offer", "RemoteRegistry"]
+__all__ = ["ROOT_BYTES", "Answer", "Offer", "RemoteRegistry"]
 
 _METADATA_BYTES = 2**20
 ROOT_BYTES = 512_000
@@ -109,6 +109,15 @@ class _Found:
     bundle: TargetFile
     metadata: TargetFile
     consistent: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A mirror whose top-level metadata verified. role: the one that expires first, in so many days."""
+
+    mirror: str
+    role: str
+    days: float
 
 
 @dataclass
@@ -165,6 +174,12 @@ class _Updater(Updater):
         with contextlib.suppress(KeyError):
             return self._trusted_set.timestamp.expires
         return None
+
+    def first_to_expire(self) -> tuple[str, datetime]:
+        """Of the four roles that were verified, the one that ends first, and when."""
+        trusted = self._trusted_set
+        roles = (trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
+        return min(((role.type, role.expires) for role in roles), key=lambda each: each[1])
 
     def families(self) -> list[str]:
         """The families that the top-level targets delegate to.
@@ -286,6 +301,32 @@ class RemoteRegistry:
         """Goes by the clock again, whatever later time was known. For a clock that was wrong once, and is right now."""
         with self._locked(), writable(self._time_file):
             self._time_file.unlink(missing_ok=True)
+
+    def look(self) -> list[Answer]:
+        """Asks every mirror for the top-level roles, and changes nothing here: new roots and times aren't kept either.
+
+        Raises:
+            NotFoundError: no root is pinned.
+            RemoteUnavailableError: no mirror answers. UpdateError: none of those that answer can be trusted.
+        """
+        root, tried, found = self._root(), _Tried(), []
+        for mirror in self.mirrors:
+            with tempfile.TemporaryDirectory(prefix="robustidps-") as name:
+                work, updater = Path(name), None
+                try:
+                    if self._trusted.is_dir():
+                        shutil.copytree(self._trusted, work, symlinks=True, dirs_exist_ok=True)
+                    updater = _Updater(work, mirror, self.fetcher, root, self._now())
+                    updater.refresh()
+                except (exceptions.RepositoryError, exceptions.DownloadError, UpdateError) as error:
+                    tried.add(mirror, updater.at if updater else "root.json", error)
+                else:
+                    role, ends = updater.first_to_expire()
+                    days = (ends.timestamp() - self.clock()) / 86_400
+                    found.append(Answer(_shown(mirror), role, days))
+        if not found:
+            raise tried.error()
+        return found
 
     # --- what there is
 

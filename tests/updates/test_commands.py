@@ -9,7 +9,9 @@ import pytest
 
 from robustidps import cli, settings
 from robustidps.cli import _app
+from robustidps.doctor import Finding, examine
 from robustidps.registry import registry as registry_module
+from robustidps.system.supervisor import claimed_port
 from robustidps.testing.remote import MemoryRemote
 from robustidps.updates import installing
 from tests.updates.conftest import Server
@@ -243,3 +245,51 @@ def test_a_mirror_that_sent_other_bytes_is_no_judgement_on_the_version(run, site
     (served.folder / bundle).write_bytes(good)
     code, out, _ = run("run", "--json")
     assert code == 0 and json.loads(out)["toy"]["outcome"] == "activated"
+
+
+# --- what `robustidps doctor` says of them
+
+
+def looked(site) -> Finding:  # noqa: F811
+    return next(f for f in examine(_app.current_settings()) if f.what == "signed updates")
+
+
+def test_doctor_says_whom_updates_are_believed_and_until_when(run, site, served, monkeypatch):  # noqa: F811
+    updates = site.settings.home / "updates"
+    fingerprint = json.loads(run("trust", "--json")[1])["fingerprint"]
+    before = {path: path.read_bytes() for path in updates.rglob("*") if path.is_file()}
+    found = looked(site)
+    assert found.status == "ok"
+    assert fingerprint in found.text and "1 of 1 mirrors answers" in found.text
+    assert "expires in 7.0 days (" in found.text
+    assert {path: path.read_bytes() for path in updates.rglob("*") if path.is_file()} == before  # it only looks
+    assert not [path for path, _ in served.asked if "targets/" in path]
+
+
+def test_doctor_warns_of_mirrors_and_metadata_that_updates_cannot_come_from(run, site, served, monkeypatch):  # noqa: F811
+    run("trust")
+    with claimed_port(0) as nobody:
+        monkeypatch.setenv("ROBUSTIDPS_REMOTE_REGISTRY_URL", f"{served.url} http://127.0.0.1:{nobody}")
+        found = again(site)
+        assert found.status == "warn" and "1 of 2 mirrors answers" in found.text and str(nobody) in found.remedy
+        monkeypatch.setenv("ROBUSTIDPS_REMOTE_REGISTRY_URL", f"http://127.0.0.1:{nobody}")
+        found = again(site)
+        assert found.status == "warn" and "refused" in found.text and "another mirror" in found.remedy
+    monkeypatch.setenv("ROBUSTIDPS_REMOTE_REGISTRY_URL", served.url)
+    served.published.signed("timestamp").expires -= timedelta(days=30)
+    served.published.signed("timestamp").version += 1
+    served.published.store("timestamp")
+    served.published.write(served.folder)
+    found = again(site)
+    assert found.status == "warn" and "timestamp.json: has expired" in found.text
+    (site.settings.home / "updates" / "root.json").unlink()
+    found = again(site)
+    assert found.status == "warn" and "no root is pinned" in found.text and "updates trust" in found.remedy
+    monkeypatch.delenv("ROBUSTIDPS_REMOTE_REGISTRY_URL")
+    found = again(site)
+    assert (found.status, found.remedy) == ("ok", "") and "not used" in found.text
+
+
+def again(site) -> Finding:  # noqa: F811
+    settings._current = None
+    return looked(site)
