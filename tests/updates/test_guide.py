@@ -366,3 +366,9 @@ def test_the_guides_loop_takes_an_update_by_itself(site, remote):
 
     asyncio.run(until_it_is_there())
     assert names["registry"].assignment("neural_ode").production == "2.1.0"
+
+
+def test_the_guides_loop_ends_by_itself_after_as_many_rounds_as_it_is_given(site, remote):
+    names = check(site, remote)
+    run(LOOP, names, rounds=("interval_hours=24", "interval_hours=24, rounds=1"))
+    assert names["registry"].assignment("neural_ode").production == "2.1.0"
