@@ -49,6 +49,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _guarded("MLflow", lambda: _mlflow(settings))
     if settings.artifacts_uri:
         yield _guarded("artefacts", lambda: _artifacts(settings))
+    yield _guarded("signed updates", lambda: _updates(settings))
     if settings.prefect_url:
         yield _guarded("Prefect's database", lambda: _prefect(settings))
 
@@ -160,6 +161,34 @@ def _artifacts(settings: Settings) -> Finding:
             with tempfile.NamedTemporaryFile(dir=folder):
                 pass
     return Finding("artefacts", "ok", f"{uri} can be written")
+
+
+def _updates(settings: Settings) -> Finding:
+    """Whether updates could be looked for. The models that are here go on without: never more than a warning."""
+    what, mirrors = "signed updates", len(settings.remote_registry_url)
+    if not mirrors:
+        return Finding(what, "ok", "not used: no remote_registry_url is set")
+    if importlib.util.find_spec("tuf") is None:
+        return Finding(what, "warn", "tuf not installed", "pip install 'robustidps[updates]'")
+    from robustidps.updates.client import RemoteRegistry
+    from robustidps.updates.fetching import HttpFetcher, Limits
+
+    hasty = HttpFetcher(limits=Limits(tries=1, connect_s=5, silence_s=5, headers_s=5, window_s=5))
+    remote = RemoteRegistry(settings.home, settings.remote_registry_url, fetcher=hasty)
+    root = ""
+    try:
+        root = f"root {remote.fingerprint()} is pinned; "
+        answers = remote.look()
+    except RobustIDPSError as error:
+        where = "" if root else f"{error.where}: "
+        return Finding(what, "warn", printable(f"{root}{where}{error.problem}", 600), error.remedy or "")
+    first = min(answers, key=lambda answer: answer.days)
+    ends = f"expires in {first.days:.1f} days ({first.role})"
+    text = f"{root}{len(answers)} of {mirrors} mirrors answer{'s' if len(answers) == 1 else ''}, all verifies, {ends}"
+    if len(answers) < mirrors:
+        quiet = [url for url in settings.remote_registry_url if url not in {answer.mirror for answer in answers}]
+        return Finding(what, "warn", text, f"robustidps updates check says what is wrong with {', '.join(quiet)}")
+    return Finding(what, "ok", text)
 
 
 def _prefect(settings: Settings) -> Finding:

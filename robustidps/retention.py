@@ -25,13 +25,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from robustidps.errors import RegistryUnavailableError
+from robustidps.errors import ConflictError, RegistryUnavailableError, RobustIDPSError
 from robustidps.monitoring.reviews import anchor_version
 from robustidps.registry.metadata import version_key
 from robustidps.registry.records import VersionRecord
@@ -51,6 +52,7 @@ _COPY = re.compile(r"\.[0-9a-f]{16}\.[0-9a-f]{12}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TRAFFIC = re.compile(r"(all|train|validation|test|evaded|ingested)-[0-9a-f]{16}\.parquet")
 _SIMULATED = re.compile(r"simulated-[0-9a-f]{12}")
+_BENCHMARK = re.compile(r"(evaded-)?[0-9a-f]{64}\.parquet")
 _RUN = re.compile(r"(\d.*)-seed\d+|\.partial-.+")
 
 
@@ -139,6 +141,7 @@ def collect(registry: ModelRegistry, *, dry_run: bool = False, retention: Retent
             sweep.reservations,
             sweep.bundles,
             sweep.traffic,
+            sweep.updates,
             sweep.captures,
             sweep.reports,
             sweep.mlflow,
@@ -186,7 +189,7 @@ class _Sweep:
     # --- what work that was cut off left
 
     def leftovers(self) -> Iterator[Item]:
-        limit, places = self.keep.leftovers_hours * HOUR, ("traffic", "captures", "reports")
+        limit, places = self.keep.leftovers_hours * HOUR, ("traffic", "captures", "reports", "updates/benchmarks")
         for place in places:
             for path in sorted((self.home / place).rglob("*")):
                 if _PART.fullmatch(path.name) or path.name.startswith(TRASH):
@@ -262,14 +265,60 @@ class _Sweep:
 
     def traffic(self) -> Iterator[Item]:
         """Parts of data sets, but none that a version which isn't withdrawn is judged by."""
-        judged_by = set()
-        for record in self.records:
-            if record.status != "withdrawn" and record.held_out:
-                recorded = [record.held_out.get("path"), (record.held_out.get("evaded") or {}).get("path")]
-                judged_by |= {os.path.realpath(path) for path in recorded if path}
+        judged_by = self._judged_by()
         for path in _entries(self.home / "traffic"):
             if _TRAFFIC.fullmatch(path.name) and os.path.realpath(path) not in judged_by:
                 yield from self._old(path, "traffic", self.keep.traffic_days * DAY)
+
+    def _judged_by(self) -> set[str]:
+        """Files of traffic that versions which aren't withdrawn are judged by."""
+        return {
+            os.path.realpath(path)
+            for record in self.records
+            if record.status != "withdrawn" and record.held_out
+            for path in _paths(record.held_out)
+        }
+
+    def updates(self) -> Iterator[Item]:
+        """What killed updates left, and rows of benchmarks that no pin names and no version is judged by.
+
+        Who is at work on an update holds its lock, or that of its folder in quarantine.
+        """
+        from robustidps.updates import evidence
+
+        folder, limit = self.home / "updates", self.keep.leftovers_hours * HOUR
+        for path in _entries(folder / "work"):
+            for item in self._old(path, "leftover", limit):
+                yield replace(item, remove=partial(self._undo_update, path.name))
+        for path in _entries(folder / "quarantine"):
+            with contextlib.suppress(BlockingIOError, NotADirectoryError), _flock(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                yield from self._old(path, "leftover", limit)
+        for path in _entries(folder):
+            if path.name.startswith((".checking-", TRASH)):
+                yield from self._old(path, "leftover", limit)
+        for path in _entries(folder / "partial"):
+            yield from self._old(path, "download", self.keep.downloads_days * DAY)
+        kept = self._judged_by()
+        for file in sorted((folder / "benchmarks").glob("*.json")):
+            try:
+                pinned = evidence.pinned(self.registry, file.stem)
+            except RobustIDPSError as error:
+                self.found.problems.append(str(error))
+                return  # what it named isn't known
+            kept |= set() if pinned is None else {os.path.realpath(path) for path in _paths(pinned.held_out)}
+        for path in _entries(folder / "benchmarks"):
+            if _BENCHMARK.fullmatch(path.name) and os.path.realpath(path) not in kept:
+                yield from self._old(path, "benchmark", self.keep.traffic_days * DAY)
+
+    def _undo_update(self, name: str) -> bool:
+        """As the next update of the model would: a number that it had reserved is free again."""
+        from robustidps.updates.installing import working_on
+
+        try:
+            with working_on(self.registry, name):
+                return True
+        except ConflictError:
+            return False  # somebody is at it
 
     def captures(self) -> Iterator[Item]:
         """Simulated captures; those of your own are yours."""
@@ -342,6 +391,12 @@ class _Sweep:
             if path.parent != self.home / "cache" / "bundles":
                 shutil.rmtree(aside, ignore_errors=True)  # bundles: after the second look
         return True
+
+
+def _paths(held_out: dict[str, Any]) -> list[str]:
+    """The files that recorded traffic names."""
+    recorded = [held_out.get("path"), (held_out.get("evaded") or {}).get("path")]
+    return [str(path) for path in recorded if path]
 
 
 def _entries(folder: Path) -> list[Path]:

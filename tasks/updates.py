@@ -48,7 +48,7 @@ def download_update(update: dict[str, Any], folder: str) -> str:
 def verify_update(update: dict[str, Any], archive: str, folder: str) -> dict[str, Any]:
     """The bundle, out of quarantine: audited, tried in a process of its own, its requirements met."""
     registry, wanted = _registry(), Update.of(update)
-    with installing.refused(registry, wanted):
+    with installing.refused(registry, wanted, for_good=True):
         return installing.verify(registry, wanted, Path(archive), Path(folder), progress=current())
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 from robustidps.settings import Settings, use_settings
 from tests.faults.table import pytest_collection_modifyitems, pytest_terminal_summary  # noqa: F401 - hooks
@@ -55,6 +56,23 @@ def home(tmp_path: Path):
     """An empty installation of its own, in force for the test."""
     with use_settings(Settings(home=tmp_path / "home")) as settings:
         yield settings.home
+
+
+@pytest.fixture(scope="session")
+def mlflow_template(tmp_path_factory) -> Path:
+    """An empty MLflow database with its tables; making them takes seconds, so that all workers share one."""
+    from robustidps.registry.registry import ModelRegistry
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    target = shared / "mlflow-template.db"
+    with FileLock(shared / "mlflow-template.lock"):
+        if not target.exists():
+            home = shared / "mlflow-template"
+            ModelRegistry(settings=Settings(home=home)).tracking.ping()
+            shutil.copy(home / "mlflow.db", target)
+    return target
 
 
 class OwnPostgreSQL:

@@ -33,6 +33,8 @@ PREFIX = b"robustidps backup manifest 1\n"
 _NAME = re.compile(
     r"(state|mlflow)/[a-z_]+\.jsonl|artifacts/[0-9a-f]{32}(/[^/\\]{1,255})+|configs(/[^/\\]{1,255})+|settings\.yaml"
     r"|traffic/[0-9a-f]{64}\.parquet|keys/(installation\.pub|installation\.pem|former\.json)"
+    r"|updates/(root|time)\.json|updates/trusted/(root_history/)?[^/\\]{1,255}\.json"
+    r"|updates/benchmarks/[^/\\]{1,255}\.json"
 )
 _MANIFEST, _SIGNATURE = "manifest.json", "manifest.sig"
 _MANIFEST_BYTES = 256 * 2**20

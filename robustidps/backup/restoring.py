@@ -47,7 +47,7 @@ from robustidps.settings import Settings, writable, write_whole
 
 __all__ = ["Restored", "restore"]
 
-OWN = ("traffic", "configs", "artifacts", "keys")
+OWN = ("traffic", "configs", "artifacts", "keys", "updates")
 """Folders of home that a restore fills, and that have to be empty."""
 _MARKER, _PART = "restore.json", "restore.part"
 
@@ -220,6 +220,9 @@ def _place(registry: ModelRegistry, manifest: Manifest) -> None:
         if (part / "configs").is_dir():
             shutil.rmtree(home / "configs", ignore_errors=True)  # empty, as was found out before
             (part / "configs").rename(home / "configs")
+        if (part / "updates").is_dir():
+            shutil.rmtree(home / "updates", ignore_errors=True)
+            (part / "updates").rename(home / "updates")
     saved = part / "keys"
     if (saved / "former.json").exists():
         key.put_former((saved / "former.json").read_bytes())

@@ -8,7 +8,7 @@ import contextlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,7 +91,10 @@ def save(registry: ModelRegistry, path: Path, *, with_key: bool = False, progres
             progress("saving", done, len(runs), unit="runs", note="artefacts")
             missing += _artefacts(registry, archive, run_id, digests.get(run_id))
         missing += [f"the run of {v['model']} {v['version']}" for r, v in digests.items() if r not in runs]
-        missing += _traffic(versions, archive, settings.home)
+        judged_on = [
+            (f"{v['model']} {v['version']}", json.loads(v["held_out"]) if v["held_out"] else {}) for v in versions
+        ]
+        missing += _traffic([*judged_on, *_updates(registry, archive, missing)], archive, settings.home)
         if (settings.home / "configs").is_dir():
             archive.add_folder("configs", settings.home / "configs")
         _settings(settings.home / "settings.yaml", archive)
@@ -145,14 +148,12 @@ def _artefacts(registry: ModelRegistry, archive: Writer, run_id: str, version: d
         archive.add_folder(f"artifacts/{run_id}", folder)
 
 
-def _traffic(versions: list[dict[str, Any]], archive: Writer, home: Path) -> Iterator[str]:
-    """Saves each file of traffic that versions are judged on, under its digest; yields what is missing."""
+def _traffic(judged_on: Iterable[tuple[str, dict[str, Any]]], archive: Writer, home: Path) -> Iterator[str]:
+    """Saves each file of traffic that versions and updates are judged on, under its digest; yields what is missing."""
     from robustidps.judging import read_evaded, read_held_out
 
     done: set[str] = set()
-    for version in versions:
-        held_out = json.loads(version["held_out"]) if version["held_out"] else {}
-        where = f"{version['model']} {version['version']}"
+    for where, held_out in judged_on:
         for recorded, read in ((held_out, read_held_out), (held_out.get("evaded") or {}, read_evaded)):
             path, digest = recorded.get("path"), recorded.get("digest")
             if not path or not digest or digest in done:
@@ -163,6 +164,30 @@ def _traffic(versions: list[dict[str, Any]], archive: Writer, home: Path) -> Ite
                 archive.add_file(f"traffic/{digest}.parquet", traffic_file(path, digest, home))
             except (RobustIDPSError, OSError) as error:
                 yield f"traffic of {where}: {error}"
+
+
+def _updates(registry: ModelRegistry, archive: Writer, missing: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Saves whom updates are believed, and what they are measured on where that is pinned; gives the traffic it names.
+
+    Downloads, quarantine and working folders stay behind.
+    """
+    from robustidps.updates.evidence import pinned
+
+    folder = registry.settings.home / "updates"
+    for path in (folder / "root.json", folder / "time.json", *sorted((folder / "trusted").rglob("*.json"))):
+        with contextlib.suppress(FileNotFoundError):
+            archive.add(f"updates/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    named = []
+    for file in sorted((folder / "benchmarks").glob("*.json")):
+        try:
+            found = pinned(registry, file.stem)
+        except RobustIDPSError as error:  # as it is: whoever restores it is told the same
+            missing.append(f"benchmark of {file.stem}: {error}")
+        else:
+            named += [] if found is None else [(f"updates of {file.stem}", found.held_out)]
+        with contextlib.suppress(FileNotFoundError):  # it was taken back in this moment
+            archive.add(f"updates/benchmarks/{file.name}", file.read_bytes())
+    return named
 
 
 def _settings(path: Path, archive: Writer) -> None:

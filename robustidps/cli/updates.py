@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,7 +40,7 @@ def trust(
     as_json: Json = False,
 ) -> None:
     """Pin the root that all updates are verified against; without a file, show which is pinned."""
-    from robustidps.updates.client import RemoteRegistry
+    from robustidps.updates.client import ROOT_BYTES, RemoteRegistry
 
     settings = current_settings()
     remote = RemoteRegistry(settings.home, settings.remote_registry_url)
@@ -47,15 +48,18 @@ def trust(
         remote.forget_time()
     if root is not None:
         try:
-            content = root.read_bytes()
+            with root.open("rb") as file:
+                content = file.read(ROOT_BYTES + 1)
         except OSError as error:
-            raise InputError(f"can't be read: {error.strerror}", where=root) from None
-        remote.trust(content, fingerprint=fingerprint, replace=replace)
-    print_ = remote.fingerprint()
+            raise InputError(
+                f"can't be read: {error.strerror}", where=root, remedy="name the root.json that the publisher gave you"
+            ) from None
+        remote.trust(content, fingerprint=fingerprint, replace=replace, where=root)
+    pinned = remote.fingerprint(fingerprint)
     if as_json:
-        console.emit_json({"fingerprint": print_, "mirrors": list(settings.remote_registry_url)})
+        console.emit_json({"fingerprint": pinned, "mirrors": list(settings.remote_registry_url)})
         return
-    console.line("pinned root", print_)
+    console.line("pinned root", pinned)
     console.remark("compare it with what the publisher tells you another way")
 
 
@@ -121,20 +125,30 @@ def install(
 
 @updates_app.command()
 def run(models: Models = None, rules: RuleSetName = None, as_json: Json = False) -> None:
-    """One round of the updater, as its schedule runs it. Exit code 4 when something was refused."""
-    ready_flows()
-    from robustidps.flows.auto_update import auto_update
+    """One round of the updater, without Prefect unless its server is up. Exit code 4 when something was refused."""
+    from robustidps.system.record import address_of
+    from robustidps.updates import installing
 
+    registry = open_registry()
+    remote = installing.open_remote(registry.settings)
+    found: list[dict[str, Any]]
     with console.bars(not as_json):
-        found: dict[str, Any] = auto_update(models=models or None, rules=rules)
+        if os.environ.get("PREFECT_API_URL") or address_of(registry.settings, "prefect"):
+            ready_flows()  # its page shows what the command line starts
+            from robustidps.flows.auto_update import auto_update
+
+            found = list(auto_update(models=models or None, rules=rules).values())
+        else:
+            outcomes = installing.run(registry, remote, models or None, rules=rules, progress=current())
+            found = [outcome.as_dict() for outcome in outcomes]
     if as_json:
-        console.emit_json(found)
+        console.emit_json({outcome["name"]: outcome for outcome in found})
     else:
-        for outcome in found.values():
+        for outcome in found:
             _tell(outcome)
         if not found:
-            console.remark("no remote_registry_url is set, or no model is registered")
-    if any(outcome["outcome"] == "refused" for outcome in found.values()):
+            console.remark("no model is registered")
+    if any(outcome["outcome"] == "refused" for outcome in found):
         raise typer.Exit(RefusedError.exit_code)
 
 
@@ -167,9 +181,12 @@ def pin(
 
 
 @updates_app.command()
-def unpin(name: Name) -> None:
+def unpin(name: Name, as_json: Json = False) -> None:
     """Let updates of a model be measured on what the version in production was judged on, as if nothing were pinned."""
     from robustidps.updates import evidence
 
-    evidence.unpin(open_registry(), name)
-    console.line(name, "nothing is pinned")
+    was_pinned = evidence.unpin(open_registry(), name)
+    if as_json:
+        console.emit_json({"model": name, "was_pinned": was_pinned})
+    else:
+        console.line(name, "nothing is pinned any more" if was_pinned else "nothing was pinned")

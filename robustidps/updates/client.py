@@ -69,10 +69,11 @@ from robustidps.updates.archive import MAX_BYTES
 from robustidps.updates.fetching import HttpFetcher, ResumingFetcher
 from robustidps.updates.naming import BUNDLE, METADATA, Summary, family_of, parse_target, role_paths, target
 
-__all__ = ["Offer", "RemoteRegistry"]
+__all__ = ["ROOT_BYTES", "Answer", "Offer", "RemoteRegistry"]
 
 _METADATA_BYTES = 2**20
-_ROOT_BYTES = 512_000
+ROOT_BYTES = 512_000
+"""What a root.json may measure."""
 _PARTIAL_DAYS = 14
 _CONFIG = UpdaterConfig()
 
@@ -108,6 +109,15 @@ class _Found:
     bundle: TargetFile
     metadata: TargetFile
     consistent: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A mirror whose top-level metadata verified. role: the one that expires first, in so many days."""
+
+    mirror: str
+    role: str
+    days: float
 
 
 @dataclass
@@ -164,6 +174,12 @@ class _Updater(Updater):
         with contextlib.suppress(KeyError):
             return self._trusted_set.timestamp.expires
         return None
+
+    def first_to_expire(self) -> tuple[str, datetime]:
+        """Of the four roles that were verified, the one that ends first, and when."""
+        trusted = self._trusted_set
+        roles = (trusted.root, trusted.timestamp, trusted.snapshot, trusted.targets)
+        return min(((role.type, role.expires) for role in roles), key=lambda each: each[1])
 
     def families(self) -> list[str]:
         """The families that the top-level targets delegate to.
@@ -232,26 +248,28 @@ class RemoteRegistry:
         """Whether a root is pinned."""
         return self._root_file.is_file()
 
-    def trust(self, root: bytes, *, fingerprint: str | None = None, replace: bool = False) -> str:
+    def trust(
+        self, root: bytes, *, fingerprint: str | None = None, replace: bool = False, where: object = "root.json"
+    ) -> str:
         """Pins the root that everything else is verified from; gives its fingerprint, to be compared by eye.
 
         Args:
             root: a TUF root.json, of any version; later ones are found from there.
             fingerprint: what the publisher says it has to be; blanks and colons don't matter.
             replace: pin it in place of another one, and forget what was verified under that.
+            where: the file it came from, for messages.
 
         Raises:
             UpdateError: it isn't a root that is signed by itself, or has another fingerprint.
             ConflictError: another one is pinned.
         """
-        if len(root) > _ROOT_BYTES:
-            raise UpdateError(f"is larger than {_ROOT_BYTES} bytes", where="root.json")
-        if fingerprint is not None and re.sub(r"[\s:]", "", fingerprint).lower() != _fingerprint(root):
-            raise UpdateError(f"has the fingerprint {_fingerprint(root)}, not the one given", where="root.json")
+        if len(root) > ROOT_BYTES:
+            raise UpdateError(f"is larger than {ROOT_BYTES:,} bytes", where=where, remedy=_ANOTHER_ROOT)
+        _compare(root, fingerprint, where)
         try:
             TrustedMetadataSet(root, EnvelopeType.METADATA)
         except exceptions.RepositoryError as error:
-            raise UpdateError(f"can't be trusted: {_words(error)[0]}", where="root.json") from None
+            raise UpdateError(f"can't be trusted: {_words(error)[0]}", where=where, remedy=_ANOTHER_ROOT) from None
         with self._locked():
             if self.pinned and self._root() != root:
                 if not replace:
@@ -267,18 +285,48 @@ class RemoteRegistry:
             self._seen.clear()
         return _fingerprint(root)
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, expected: str | None = None) -> str:
         """SHA-256 (hex) of the pinned root.json, all of its bytes, as `sha256sum root.json` prints it.
 
+        Args:
+            expected: what it has to be; blanks and colons don't matter.
+
         Raises:
-            NotFoundError: no root is pinned.
+            NotFoundError: no root is pinned. UpdateError: it isn't what is expected.
         """
+        _compare(self._root(), expected, self._root_file)
         return _fingerprint(self._root())
 
     def forget_time(self) -> None:
         """Goes by the clock again, whatever later time was known. For a clock that was wrong once, and is right now."""
         with self._locked(), writable(self._time_file):
             self._time_file.unlink(missing_ok=True)
+
+    def look(self) -> list[Answer]:
+        """Asks every mirror for the top-level roles, and changes nothing here: new roots and times aren't kept either.
+
+        Raises:
+            NotFoundError: no root is pinned.
+            RemoteUnavailableError: no mirror answers. UpdateError: none of those that answer can be trusted.
+        """
+        root, tried, found = self._root(), _Tried(), []
+        for mirror in self.mirrors:
+            with tempfile.TemporaryDirectory(prefix="robustidps-") as name:
+                work, updater = Path(name), None
+                try:
+                    if self._trusted.is_dir():
+                        shutil.copytree(self._trusted, work, symlinks=True, dirs_exist_ok=True)
+                    updater = _Updater(work, mirror, self.fetcher, root, self._now())
+                    updater.refresh()
+                except (exceptions.RepositoryError, exceptions.DownloadError, UpdateError) as error:
+                    tried.add(mirror, updater.at if updater else "root.json", error)
+                else:
+                    role, ends = updater.first_to_expire()
+                    days = (ends.timestamp() - self.clock()) / 86_400
+                    found.append(Answer(_shown(mirror), role, days))
+        if not found:
+            raise tried.error()
+        return found
 
     # --- what there is
 
@@ -633,6 +681,16 @@ def _words(error: Exception) -> tuple[str, bool]:
         if isinstance(error, kind):
             return (f"{words} ({said})" if said else words), wrong
     return printable(error, 400), True
+
+
+_ANOTHER_ROOT = "ask the publisher for root.json and its fingerprint, each by a way you trust"
+
+
+def _compare(root: bytes, fingerprint: str | None, where: object) -> None:
+    if fingerprint is not None and re.sub(r"[\s:]", "", fingerprint).lower() != _fingerprint(root):
+        raise UpdateError(
+            f"has the fingerprint {_fingerprint(root)}, not the one given", where=where, remedy=_ANOTHER_ROOT
+        )
 
 
 def _fingerprint(root: bytes) -> str:

@@ -32,6 +32,7 @@ from robustidps.errors import (
     NotFoundError,
     RefusedError,
     RobustIDPSError,
+    UnavailableError,
     UpdateError,
     VersionExistsError,
 )
@@ -171,14 +172,18 @@ def held_back(registry: ModelRegistry, name: str) -> str | None:
 
 
 @contextmanager
-def refused(registry: ModelRegistry, update: Update) -> Iterator[None]:
-    """Puts into the ledger why an offer was refused within the block; the error goes on."""
+def refused(registry: ModelRegistry, update: Update, *, for_good: bool = False) -> Iterator[None]:
+    """Puts into the ledger why an offer was refused within the block; the error goes on.
+
+    Args:
+        for_good: what isn't what it claims to be says something about the offer itself, which is signed and stays that.
+            Not so while it is downloaded (a mirror may send anything), nor of what is ours and was edited.
+    """
     try:
         yield
     except (IntegrityError, RefusedError) as error:
         if not _known_here(registry, update):
-            # What is missing here may come; what isn't what it claims to be stays that.
-            verdict = "reject" if isinstance(error, IntegrityError) else "hold"
+            verdict = "reject" if for_good and isinstance(error, IntegrityError) else "hold"
             _turn_away(registry, update, (str(error),), verdict=verdict)
         raise
 
@@ -508,9 +513,12 @@ def install(
 
     Raises:
         NotFoundError: it isn't on offer. ModelValidationError: the rules say no, or what it requires is missing.
+        RefusedError: the model is frozen. ConfigError: no such rules; both before anything is downloaded.
         BundleError, UpdateError: it can't be trusted. RemoteUnavailableError. ConflictError: an update is going on.
     """
+    _require_rules(rules)
     settle(registry)
+    _require_free(registry, name)
     offered = survey(registry, remote, [name], progress=progress)
     update = next((u for u in offered if u.new_version == version), None)
     if update is None:
@@ -527,6 +535,20 @@ def install(
     )
 
 
+def _require_rules(rules: str | None) -> None:
+    if rules is not None:
+        from robustidps import judging
+
+        judging.rule_set(rules)
+
+
+def _require_free(registry: ModelRegistry, name: str) -> None:
+    """Nothing of a frozen model moves, not even into Staging."""
+    with suppress(NotFoundError):  # a model that isn't here yet
+        if (freeze := registry.frozen(name)) is not None:
+            raise RefusedError(str(freeze), where=name, remedy=f"robustidps thaw {name} --reason '...'")
+
+
 def take(
     registry: ModelRegistry,
     remote: RemoteRegistry,
@@ -539,14 +561,13 @@ def take(
 ) -> Outcome:
     """All steps of one update, in this process. Raises as `install`."""
     with working_on(registry, update.name) as folder:
+        admitted = waiting(registry, update)
+        if admitted is None:
+            with refused(registry, update):
+                archive = download(registry, remote, update, folder, progress=progress)
+            with refused(registry, update, for_good=True):
+                admitted = verify(registry, update, archive, folder, progress=progress)
         with refused(registry, update):
-            admitted = waiting(registry, update) or verify(
-                registry,
-                update,
-                download(registry, remote, update, folder, progress=progress),
-                folder,
-                progress=progress,
-            )
             judged = validate(registry, update, admitted, rules=rules, validation_fn=validation_fn, progress=progress)
         if not update.waiting:
             judged |= {"generation": stage(registry, update, admitted, judged).generation}
@@ -587,8 +608,9 @@ def run(
 
     Raises:
         UpdateError, RemoteUnavailableError: of the remote registry as a whole; the first is in the ledger of each model
-            it was asked about.
+            it was asked about. ConfigError: no such rules.
     """
+    _require_rules(rules)
     settle(registry)
     wanted = [m.name for m in registry.models() if m.versions] if names is None else names
     try:
@@ -596,7 +618,7 @@ def run(
     except UpdateError as error:
         distrust(registry, wanted, error)
         raise
-    found = []
+    found, problems = [], []
     for name in wanted:
         update = updates.get(name)
         if update is None:
@@ -612,6 +634,10 @@ def run(
                 found.append(take(registry, remote, update, auto_activate=True, rules=rules, progress=progress))
             except (IntegrityError, RefusedError, ConflictError) as error:
                 found.append(ended(registry, update, error))
+            except UnavailableError as error:  # every model has its turn
+                problems.append(error)
+    if problems:
+        raise problems[0]
     return found
 
 

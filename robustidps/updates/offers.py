@@ -97,7 +97,7 @@ def survey(
 
     Raises:
         UpdateError: the remote registry can't be trusted. RemoteUnavailableError: it doesn't answer.
-        LedgerError: our own ledger was edited.
+        LedgerError: our own ledger was edited. NotFoundError: one of `names` is neither registered here nor on offer.
     """
     wanted = [m.name for m in registry.models() if m.versions] if names is None else list(names)
     here = {name: _here(registry, name) for name in wanted}
@@ -105,6 +105,9 @@ def survey(
     known = {name: family for name, family in families.items() if family}
     # A model that isn't here yet may be of any family.
     offers = remote.offers(known if len(known) == len(families) else None, progress=progress)
+    for name in sorted(here.keys() - {offer.name for offer in offers}):
+        if not here[name].versions:
+            raise NotFoundError("no such model is registered here or on offer", where=printable(name, 120))
     return [
         _update(here[offer.name], offer)
         for offer in sorted(offers, key=lambda o: (o.name, version_key(o.version)))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from robustidps.judging import promote
 from robustidps.registry.registry import ModelRegistry
@@ -48,21 +46,6 @@ def stocked(stock, tmp_path) -> ModelRegistry:
     registry = memory_registry(tmp_path / "home")
     registry.tracking.memory = copy.deepcopy(stock.tracking.memory)
     return registry
-
-
-@pytest.fixture(scope="session")
-def mlflow_template(tmp_path_factory) -> Path:
-    """An empty MLflow database with its tables; making them takes seconds, so that all workers share one."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    target = shared / "mlflow-template.db"
-    with FileLock(shared / "mlflow-template.lock"):
-        if not target.exists():
-            home = shared / "mlflow-template"
-            ModelRegistry(settings=Settings(home=home)).tracking.ping()
-            shutil.copy(home / "mlflow.db", target)
-    return target
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from robustidps import judging
 from robustidps.backup import read_manifest, restore, save
 from robustidps.errors import (
     InputError,
@@ -32,6 +33,8 @@ from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import Settings
 from robustidps.testing.linear import toy_traffic
 from robustidps.testing.registry import APPROVE
+from robustidps.testing.remote import MemoryRemote
+from robustidps.updates import evidence
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,63 @@ def test_what_is_missing_is_told_and_a_bundle_that_mlflow_lost_comes_from_the_ca
     shutil.rmtree(empty.home / "artifacts" / "toy" / str(registry.version("toy", "1.1.0").run_id))
     again = save(registry, tmp_path / "again.tar.gz")
     assert [text.split(":")[0] for text in again.manifest.missing] == ["traffic of toy 1.0.0"]
+
+
+@pytest.fixture
+def believing(saved, tmp_path, mlflow_template) -> ModelRegistry:
+    """An installation that has pinned a root and a benchmark, was killed in a download, and has seen 1.1.0 offered."""
+    home = tmp_path / "believing"
+    home.mkdir()
+    shutil.copy(mlflow_template, home / "mlflow.db")
+    restore(saved, Settings(home=home))
+    registry = ModelRegistry(settings=Settings(home=home))
+    remote = MemoryRemote()
+    remote.add_family("linear")
+    remote.publish()
+    remote.rotate("root")
+    remote.publish()
+    assert remote.registry(home).offers() == []
+    rows = toy_traffic(200, 11)
+    evidence.pin(
+        registry, "toy", rows.write(tmp_path / "rows.parquet"), evaded=toy_traffic(50, 12).write(tmp_path / "e")
+    )
+    for name in ("partial", "quarantine", "work"):
+        (home / "updates" / name).mkdir(exist_ok=True)
+        (home / "updates" / name / "planted").write_bytes(b"on its way")
+    return registry
+
+
+@pytest.mark.parametrize("with_key", [True, False])
+def test_whom_updates_are_believed_and_what_they_are_measured_on_come_back(believing, empty, tmp_path, with_key):
+    done = save(believing, tmp_path / "b.tar.gz", with_key=with_key)
+    home = believing.settings.home
+    assert done.manifest.missing == []
+    before = evidence.pinned(believing, "toy")
+    home.rename(tmp_path / "gone")
+    home = tmp_path / "gone"
+    restore(done.path, empty)
+    there = empty.home / "updates"
+    for name in ("root.json", "time.json", "trusted/timestamp.json", "trusted/root_history/2.root.json"):
+        assert (there / name).read_bytes() == (home / "updates" / name).read_bytes()
+    assert {p.name for p in there.iterdir()} == {"root.json", "time.json", "trusted", "benchmarks"}
+    registry = ModelRegistry(settings=empty)
+    if with_key:
+        facts = evidence.benchmark(registry, "toy")
+        assert evidence.pinned(registry, "toy") == before and facts == before.held_out
+        assert judging.read_held_out(facts, "toy", home=empty.home).digest == before.digest
+        assert judging.read_evaded(facts, "toy", home=empty.home) is not None
+    else:  # it doesn't vanish, and isn't believed either: a person pins the rows, which came along, anew
+        with pytest.raises(IntegrityError, match="not this installation's"):
+            evidence.benchmark(registry, "toy")
+        evidence.pin(registry, "toy", empty.home / "traffic" / "kept" / f"{before.digest}.parquet")
+        assert evidence.benchmark(registry, "toy")["digest"] == before.digest
+
+
+def test_a_home_that_trusts_somebody_already_is_not_restored_into(saved, empty):
+    MemoryRemote().registry(empty.home)
+    with pytest.raises(RefusedError, match="not empty"):
+        restore(saved, empty)
+    assert (empty.home / "updates" / "root.json").is_file()
 
 
 # --- what isn't a good backup

@@ -21,9 +21,12 @@ from robustidps.registry import state
 from robustidps.registry.registry import ModelRegistry
 from robustidps.retention import Retention, collect, working
 from robustidps.settings import CONFIGS, Settings, load_yaml, use_settings
+from robustidps.testing.forge import reseal
 from robustidps.testing.linear import toy_bundle
 from robustidps.testing.registry import APPROVE, memory_registry
 from robustidps.testing.traffic import toy_traffic
+from robustidps.updates import evidence
+from robustidps.updates.installing import working_on
 
 DAY = 86_400.0
 SHIPPED = load_yaml(CONFIGS / "retention.yaml", Retention)
@@ -100,6 +103,62 @@ def test_leftovers_go_and_what_is_young_or_a_persons_own_stays(stocked, leftover
     assert done.bytes == 100 * len(leftovers["old"]) and not done.problems
     assert collect(stocked).items == []
     assert stocked.verify("toy").ok
+
+
+def test_what_killed_updates_left_goes_and_what_an_update_is_at_stays(stocked):
+    home, updates = stocked.settings.home, stocked.settings.home / "updates"
+    stocked.reserve_version("toy", "9.0.0")
+    note = planted(updates / "work" / "toy" / "registering.json", 5, b'{"version": "9.0.0"}')
+    gone = [
+        aged(note.parent, 5),
+        planted_folder(updates / "quarantine" / "abandoned", 5),
+        planted_folder(updates / ".checking-x", 5),
+        planted(updates / "partial" / ("a" * 64), 40),
+        planted(updates / "benchmarks" / f"{'b' * 64}.parquet.{'1' * 8}.part", 5),
+    ]
+    kept = [
+        planted(updates / "partial" / ("c" * 64), 20),
+        planted(updates / "root.json", 4000),
+        planted(updates / "time.json", 4000),
+        planted(updates / "trusted" / "timestamp.json", 4000),
+        planted_folder(updates / "quarantine" / "young", 0.1),
+    ]
+    held = planted_folder(updates / "quarantine" / "held", 5)
+    with retention._flock(held, retention.fcntl.LOCK_EX):
+        assert whats(collect(stocked)) == {str(path.relative_to(home)) for path in gone}
+    assert [path for path in gone if path.exists()] == []
+    assert [path for path in [*kept, held] if not path.exists()] == []
+    with pytest.raises(NotFoundError):
+        stocked.version("toy", "9.0.0")
+
+
+def test_a_work_folder_that_somebody_is_at_is_left_to_them(stocked):
+    folder = stocked.settings.home / "updates" / "work" / "toy"
+    with working_on(stocked, "toy"):
+        planted(folder / "bundle.tar", 5)
+        aged(folder, 5)
+        assert collect(stocked).items == [] and folder.is_dir()
+
+
+def test_rows_of_a_benchmark_go_when_no_pin_names_them_and_no_version_is_judged_by_them(stocked, bundles, tmp_path):
+    folder = stocked.settings.folder("updates", "benchmarks")
+    rows = [toy_traffic(50, seed).write(tmp_path / f"{seed}.parquet") for seed in (1, 2, 3, 4)]
+    judged = evidence.pin(stocked, "toy", rows[0])
+    shutil.copytree(bundles["1.0.0"], tmp_path / "b")
+    reseal(tmp_path / "b", version="2.0.0")
+    stocked.register_model("toy", "2.0.0", tmp_path / "b", held_out=judged.held_out)
+    former = evidence.pin(stocked, "toy", rows[1], evaded=rows[3])
+    now = evidence.pin(stocked, "toy", rows[2], evaded=rows[2])
+    assert collect(stocked).items == []
+    aged(folder, 4000)
+    loose = {Path(former.path), Path(former.evaded["path"])}
+    assert whats(collect(stocked)) == {str(path.relative_to(stocked.settings.home)) for path in loose}
+    left = {Path(judged.path), Path(now.path), Path(now.evaded["path"]), folder / "toy.json"}
+    assert set(folder.iterdir()) == left
+    aged(folder, 4000)
+    (folder / "toy.json").write_text((folder / "toy.json").read_text().replace(now.digest, "0" * 64))
+    done = collect(stocked)  # what an edited pin named isn't known
+    assert done.items == [] and "toy.json" in done.problems[0] and set(folder.iterdir()) == left
 
 
 def test_a_dry_run_says_the_same_and_takes_nothing(stocked, leftovers):

@@ -19,7 +19,7 @@ from robustidps.testing.remote import MemoryRemote
 class Server:
     """Serves a folder with ranges, or what `misbehave` does: a function of the handler that may answer itself.
 
-    asked: (path, Range header); served: bytes of bodies that went out.
+    asked: (path, Range header); served: bytes of bodies that went out; sent: these by path and Range header.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,6 +27,7 @@ class Server:
         self.asked: list[tuple[str, str | None]] = []
         self.headers: list[dict[str, str]] = []
         self.served = 0
+        self.sent: list[tuple[str, str, int]] = []
         self.ranges = True
         self.misbehave = lambda handler: False
         server = self
@@ -45,6 +46,11 @@ class Server:
                 self.end_headers()
                 self.wfile.write(body)
                 server.served += len(body)
+                server.sent.append((self.path, self.headers.get("Range", ""), len(body)))
+
+            def handle(self):
+                with suppress(ConnectionResetError):  # a client that was killed
+                    super().handle()
 
             def do_GET(self):
                 self.path = re.sub(r"^http://[^/]+", "", self.path)  # as a proxy gets it

@@ -302,10 +302,6 @@ def test_a_coroutine_loads_the_latest_version_and_asks_it(site, bundles):
 
 # --- 1, 2 and 4: updates from a remote registry
 
-needs_updates = pytest.mark.skipif(
-    not hasattr(ModelRegistry, "check_for_updates"), reason="check_for_updates is not there yet"
-)
-
 
 @pytest.fixture
 def remote(site, bundles, tmp_path):
@@ -335,7 +331,6 @@ def check(site, remote: str) -> dict:
     return run(CHECK, site, path=("/app/models", home), url=url)
 
 
-@needs_updates
 def test_the_guides_check_prints_what_there_is(site, remote, capsys):
     names = check(site, remote)
     printed = capsys.readouterr().out
@@ -345,7 +340,6 @@ def test_the_guides_check_prints_what_there_is(site, remote, capsys):
     assert [v.version for v in site["registry"].versions("neural_ode")] == ["2.0.0"]  # asking changes nothing
 
 
-@needs_updates
 def test_the_guides_installation_activates_an_update_that_is_better_here(site, remote, capsys):
     names = check(site, remote)
     handle = names["registry"].load_model("neural_ode", "latest")
@@ -354,7 +348,6 @@ def test_the_guides_installation_activates_an_update_that_is_better_here(site, r
     assert site["registry"].assignment("neural_ode").production == handle.version == "2.1.0"
 
 
-@needs_updates
 def test_the_guides_loop_takes_an_update_by_itself(site, remote):
     names = check(site, remote)
 
@@ -372,4 +365,10 @@ def test_the_guides_loop_takes_an_update_by_itself(site, remote):
             await loop
 
     asyncio.run(until_it_is_there())
+    assert names["registry"].assignment("neural_ode").production == "2.1.0"
+
+
+def test_the_guides_loop_ends_by_itself_after_as_many_rounds_as_it_is_given(site, remote):
+    names = check(site, remote)
+    run(LOOP, names, rounds=("interval_hours=24", "interval_hours=24, rounds=1"))
     assert names["registry"].assignment("neural_ode").production == "2.1.0"
