@@ -50,7 +50,7 @@ from robustidps.registry.projection import Projection
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, acting, verdict_parts
 from robustidps.registry.registration import Registration
 from robustidps.registry.showing import HEADLINE, describe
-from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, MOVES, OVERRIDE, RECORDS, TURNED_AWAY, check_stage
+from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, OVERRIDE, RECORDS, TURNED_AWAY, check_stage
 from robustidps.registry.state import StateStore
 from robustidps.registry.tracking import TAG, Tracking, TrainingRun
 from robustidps.registry.transitions import Also, Move, commit
@@ -657,8 +657,12 @@ class ModelRegistry(Updating, Catalogue):
         assigned = self.assignment(current_name)
         if assigned.production == new_version:
             self.resolve(current_name, "production")  # what isn't so is refused
-            moves = self.checked_history(current_name)
-            return [d for d in moves if d.standing["production"] == new_version and d.action in MOVES][-1]
+            put, before = None, None
+            for entry in self.checked_history(current_name):
+                if entry.standing["production"] != before:
+                    put, before = entry, entry.standing["production"]
+            assert put is not None  # noqa: S101 - it is in Production by some decision
+            return put
         generation = assigned.generation
         verdict = judge(self, current_name, new_version, "Production")
         outcome, reasons = verdict_parts(verdict)
