@@ -8,7 +8,7 @@ model does too. A run that was killed is undone or gone on from by the next.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from prefect.settings import PREFECT_API_URL
 from prefect.transactions import transaction
 
-from robustidps.errors import ConflictError, IntegrityError, RefusedError, UnavailableError
+from robustidps.errors import ConflictError, UnavailableError
 from robustidps.flows.forms import RuleSetName
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import get_settings
@@ -57,6 +57,7 @@ def auto_update(models: list[str] | None = None, rules: RuleSetName | None = Non
 
     Raises:
         UpdateError: the remote registry can't be trusted. UnavailableError: it, or MLflow, doesn't answer.
+        RobustIDPSError: something here is broken; of several models the first, once all had their turn.
     """
     settings = get_settings()
     registry = ModelRegistry(settings=settings)
@@ -65,33 +66,18 @@ def auto_update(models: list[str] | None = None, rules: RuleSetName | None = Non
         return {}
     installing.settle(registry)
     wanted = [m.name for m in registry.models() if m.versions] if models is None else models
-    updates = {u["name"]: u for u in check_updates(wanted)}
-    found: dict[str, Any] = {name: installing.Outcome(name, "none").as_dict() for name in wanted if name not in updates}
-    problems: list[UnavailableError] = []
-    for name, content in updates.items():
-        update = Update.of(content)
-        facts: dict[str, Any] = {"version": update.new_version, "current": update.current_version}
-        if not settings.enable_auto_update:
-            outcome = installing.Outcome(name, "available", reasons=("enable_auto_update is off",), **facts)
-        elif hold := installing.held_back(registry, name):
-            outcome = installing.Outcome(name, "held", reasons=(hold,), **facts)
-        else:
-            try:
-                outcome = _take(registry, update, content, rules)
-            except (IntegrityError, RefusedError, ConflictError) as error:
-                outcome = installing.ended(registry, update, error)
-            except UnavailableError as error:  # every model has its turn
-                get_run_logger().error("%s: %s", name, error)
-                problems.append(error)
-                continue
-        get_run_logger().info("%s: %s %s", update, outcome.outcome, "; ".join(outcome.reasons))
-        found[name] = outcome.as_dict()
-    if problems:
-        raise problems[0]
-    return found
+    updates = [Update.of(content) for content in check_updates(wanted)]
+    outcomes, failed = installing.each(registry, wanted, updates, lambda update: _take(registry, update, rules))
+    for outcome in outcomes:
+        about = f"{outcome.name} {outcome.version or ''}".strip()
+        get_run_logger().info("%s: %s %s", about, outcome.outcome, "; ".join(outcome.reasons))
+    if failed:
+        raise failed[0]
+    return {outcome.name: outcome.as_dict() for outcome in outcomes}
 
 
-def _take(registry: ModelRegistry, update: Update, content: dict[str, Any], rules: str | None) -> installing.Outcome:
+def _take(registry: ModelRegistry, update: Update, rules: str | None) -> installing.Outcome:
+    content = update.as_dict()
     facts: dict[str, Any] = {"version": update.new_version, "current": update.current_version}
     with _alone(update.name), installing.working_on(registry, update.name) as folder, transaction() as whole:
         whole.set("update", content)
@@ -124,8 +110,9 @@ def _alone(name: str) -> Iterator[None]:
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=limit, limit=1))
     except (httpx.HTTPError, PrefectException) as error:
         raise UnavailableError(f"Prefect's server: {error}", where=limit) from None
-    try:
-        with concurrency(limit, occupy=1, timeout_seconds=BUSY_S, strict=True):
-            yield
-    except (TimeoutError, ConcurrencySlotAcquisitionError):
-        raise ConflictError("another run is at it", where=name, remedy="the next one comes by itself") from None
+    with ExitStack() as held:
+        try:  # what is raised in the block is none of this
+            held.enter_context(concurrency(limit, occupy=1, timeout_seconds=BUSY_S, strict=True))
+        except (TimeoutError, ConcurrencySlotAcquisitionError):
+            raise ConflictError("another run is at it", where=name, remedy="the next one comes by itself") from None
+        yield

@@ -425,7 +425,7 @@ def promote(
     outcomes: list[Outcome] = []
     for target in wanted:
         verdict = held(registry, name, version, target, options.get("rules")) or case.verdict(target)
-        if verdict.waits_for_approval:
+        if verdict.waits_for_approval and case.candidate.evaluation is not None:  # an approval is of figures
             request = approving.ask(registry, case, verdict, **facts)
             outcomes.append(Outcome(target, verdict, moved=False, approval=request))
             break

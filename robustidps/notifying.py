@@ -1,4 +1,4 @@
-"""Tells people what was decided: refusals, rollbacks, alarms, withdrawals, approvals that are wanted.
+"""Tells people what was decided: refusals, rollbacks, alarms, withdrawals, updates turned away, approvals wanted.
 
     channels   what the settings name: a webhook, e-mail
     deliver    sends each channel what it hasn't had yet
@@ -38,6 +38,7 @@ from pydantic import SecretStr
 from robustidps.errors import ConfigError, ConflictError, UnavailableError, printable
 from robustidps.registry import state
 from robustidps.registry.ledger import Decision
+from robustidps.registry.stages import TURNED_AWAY
 from robustidps.settings import Settings
 from robustidps.workers import is_loopback
 
@@ -56,6 +57,7 @@ KINDS = {
     "withdraw": "withdrawal",
     "freeze": "freeze",
     "thaw": "thaw",
+    TURNED_AWAY: "update_turned_away",
 }
 """Decisions that people are told of, and what that is called."""
 
@@ -119,6 +121,9 @@ def message(decision: Decision) -> Message | None:
         "withdrawal": f"{decision.model} {version} was withdrawn",
         "freeze": f"{decision.model} is frozen",
         "thaw": f"{decision.model} is no longer frozen",
+        "update_turned_away": f"an update of {decision.model} to {version} was turned away"
+        if decision.version
+        else f"updates of {decision.model}: the remote registry was turned away",
     }[kind]
     subject = printable(said, 150)
     lines = [subject, "", f"by {printable(decision.actor, 200)} ({printable(decision.actor_source, 64)})"]

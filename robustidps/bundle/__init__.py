@@ -9,7 +9,8 @@ other, and only then does ONNX Runtime see anything; the golden rows it has to r
     files.py     what may lie in the folder, the digest    graph.py      composing the graph
     audit.py     what may stand in the graph               parity.py     the gate
     session.py   running it                                trial.py      a stranger's graph, tried in its own process
-    merge.py     several graphs as one                     docs/bundle.md   the format in words
+    merge.py     several graphs as one                     trees.py      decision trees that end
+    docs/bundle.md   the format in words
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ protobuf alone and refused unless it is a plain feed-forward graph:
         no custom domain, nothing that draws random numbers, reads files or handles strings
     every constant inside the file, with exactly as many bytes as its shape says; no external data
     no field that this version of the format doesn't know, no session options smuggled in as metadata
+    decision trees that end, and not too deep down (`trees.py`)
 
 The list is closed on purpose: an operator is added when a family needs it, with a look at what it can be made to do.
 """
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from robustidps.bundle.trees import check_trees
 from robustidps.errors import BundleError, printable
 
 if TYPE_CHECKING:
@@ -184,6 +186,10 @@ def _check_node(node: onnx.NodeProto, where: object) -> str:
         raise BundleError(f"{label} is operator {printable(name, 80)!r}, which is not allowed", where=where)
     if getattr(node, "overload", "") or getattr(node, "device_configurations", None):
         raise BundleError(f"{label} has an overload or a device configuration", where=where)
+    if len({a.name for a in node.attribute}) < len(node.attribute):
+        raise BundleError(f"{label} has an attribute twice", where=where)
+    if domain:
+        check_trees(node, label, where)
     return node.op_type
 
 

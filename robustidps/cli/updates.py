@@ -12,7 +12,7 @@ import typer
 from robustidps import console
 from robustidps.cli._app import app, current_settings, open_registry, ready_flows
 from robustidps.cli._options import Json, Name, RuleSetName
-from robustidps.errors import ConflictError, InputError, RefusedError
+from robustidps.errors import ConflictError, InputError, RefusedError, UnavailableError
 from robustidps.progress import current
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def trust(
 
     settings = current_settings()
     remote = RemoteRegistry(settings.home, settings.remote_registry_url)
+    if fingerprint is not None and root is None:
+        raise InputError("of which file?", where="--fingerprint", remedy="name it: updates trust FILE")
     if forget_time:
         remote.forget_time()
     if root is not None:
@@ -150,6 +152,8 @@ def run(models: Models = None, rules: RuleSetName = None, as_json: Json = False)
             console.remark("no model is registered")
     if any(outcome["outcome"] == "refused" for outcome in found):
         raise typer.Exit(RefusedError.exit_code)
+    if any(outcome["outcome"] == "failed" for outcome in found):
+        raise typer.Exit(UnavailableError.exit_code)
 
 
 def _tell(outcome: dict[str, Any]) -> None:

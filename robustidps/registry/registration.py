@@ -53,28 +53,34 @@ class Registration:
     cache: BundleCache
     tracking: Tracking
 
-    def reserve(self, name: str, version: str | None, breaking: bool) -> str:
+    def reserve(self, name: str, version: str | None, breaking: bool, digest: str | None = None) -> str:
         check_name(name)
         if version is not None:
             check_version(version)
         with self.store.write() as connection:
             self.ledger.require_end(connection)  # a number of a lost store would be given twice
-            query = sa.select(state.version.c.version).where(state.version.c.model == name)
-            taken = [str(v) for v in connection.execute(query).scalars()]
-            chosen = version or next_version(taken, breaking=breaking)
+            query = sa.select(state.version).where(state.version.c.model == name)
+            taken = {str(row["version"]): row for row in connection.execute(query).mappings()}
+            chosen = version or next_version(list(taken), breaking=breaking)
+            if digest is not None and chosen in taken:
+                row = taken[chosen]
+                if (row["status"], row["digest"]) == ("reserved", digest):
+                    return chosen
             if chosen in taken:
                 raise VersionExistsError(
                     "that version exists already",
                     where=f"{name} {chosen}",
-                    remedy=f"the next free one is {next_version(taken)}",
+                    remedy=f"the next free one is {next_version(list(taken))}",
                 )
-            connection.execute(sa.insert(state.version).values(**self._reservation(name, chosen)))
+            connection.execute(sa.insert(state.version).values(**self._reservation(name, chosen, digest=digest)))
         return chosen
 
-    def release(self, name: str, version: str) -> bool:
+    def release(self, name: str, version: str, digest: str | None = None) -> bool:
         check_name(name)
         column = state.version.c
         mine = (column.model == name) & (column.version == version) & (column.status == "reserved")
+        if digest is not None:
+            mine &= column.digest == digest
         with self.store.lock(f"register-{name}"), self.store.write() as connection:
             row = connection.execute(sa.select(state.version).where(mine)).mappings().first()
             connection.execute(sa.delete(state.version).where(mine))
@@ -96,10 +102,11 @@ class Registration:
         command: str,
         actor: tuple[str, str],
         provenance: Mapping[str, Any] | None,
+        digest: str | None,
     ) -> None:
         check_name(name)
         check_version(version)
-        bundle = self._offered(name, version, model_path, metadata)
+        bundle = self._offered(name, version, model_path, metadata, digest)
         with self.store.lock(f"register-{name}"):
             row = self._row(name, version)
             if row is not None and row["status"] != "reserved":
@@ -126,7 +133,9 @@ class Registration:
             values = {"status": "registered", "mlflow_version": number, "run_id": run_id, "digest": bundle.digest}
             commit(self.store, self.ledger, move, version_values=values)
 
-    def _offered(self, name: str, version: str, path: Path, metadata: ModelMetadata | None) -> Bundle:
+    def _offered(
+        self, name: str, version: str, path: Path, metadata: ModelMetadata | None, digest: str | None
+    ) -> Bundle:
         if not (path / "metadata.json").is_file():
             raise InputError(
                 "is not a bundle folder; only bundles are taken",
@@ -135,7 +144,7 @@ class Registration:
             )
         from robustidps.bundle import open_bundle
 
-        bundle = open_bundle(path)
+        bundle = open_bundle(path, expected_digest=digest)
         bundle.close()
         found = bundle.metadata
         if (found.name, found.version) != (name, version):

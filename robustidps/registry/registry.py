@@ -50,7 +50,7 @@ from robustidps.registry.projection import Projection
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, acting, verdict_parts
 from robustidps.registry.registration import Registration
 from robustidps.registry.showing import HEADLINE, describe
-from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, MOVES, OVERRIDE, RECORDS, TURNED_AWAY, check_stage
+from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, OVERRIDE, RECORDS, TURNED_AWAY, check_stage
 from robustidps.registry.state import StateStore
 from robustidps.registry.tracking import TAG, Tracking, TrainingRun
 from robustidps.registry.transitions import Also, Move, commit
@@ -155,21 +155,28 @@ class ModelRegistry(Updating, Catalogue):
 
     # --- registering
 
-    def reserve_version(self, name: str, version: str | None = None, *, breaking: bool = False) -> str:
+    def reserve_version(
+        self, name: str, version: str | None = None, *, breaking: bool = False, digest: str | None = None
+    ) -> str:
         """Takes a version number before it is trained, so that two trainings can't claim the same.
 
         Args:
             version: the number wanted; default: the next minor one, with `breaking` the next major one.
+            digest: of the bundle, where there is one: a number reserved for that very bundle may be taken again.
 
         Raises:
             VersionExistsError: the number is taken.
             NameInvalidError: the name or version is malformed.
         """
-        return self._registration.reserve(name, version, breaking)
+        return self._registration.reserve(name, version, breaking, digest)
 
-    def release_reservation(self, name: str, version: str) -> bool:
-        """Gives a reserved number back; true if there was a reservation. A registered version is left alone."""
-        return self._registration.release(name, version)
+    def release_reservation(self, name: str, version: str, *, digest: str | None = None) -> bool:
+        """Gives a reserved number back; true if there was a reservation. A registered version is left alone.
+
+        Args:
+            digest: only where it is reserved for the bundle with this digest.
+        """
+        return self._registration.release(name, version, digest)
 
     def register_model(
         self,
@@ -186,6 +193,7 @@ class ModelRegistry(Updating, Catalogue):
         progress: Progress = silent,
         held_out: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        digest: str | None = None,
         run_id: str | None = None,
         history: Any = None,
         params: Mapping[str, Any] | None = None,
@@ -207,6 +215,7 @@ class ModelRegistry(Updating, Catalogue):
             schema, rows, features, output, progress: for anything but a bundle: as `importing.import_model`.
             held_out: what the version is to be judged on: path, digest, dataset, rules.
             provenance: where a bundle from elsewhere came from, for the ledger.
+            digest: what a bundle's has to be, where it was looked at before: another one is refused.
             run_id: the training's MLflow run (`training_run`); default: a run of its own.
             history, params, command: for a run of its own: figures per epoch, parameters, the command that repeats it.
 
@@ -219,6 +228,7 @@ class ModelRegistry(Updating, Catalogue):
         """
         kept: dict[str, Any] = {"held_out": held_out, "run_id": run_id, "history": history, "params": params}
         kept |= {"command": command, "actor": acting(actor, actor_source), "provenance": provenance}
+        kept["digest"] = digest
         if model_path is None and model is None:
             raise InputError("no model was given", where=f"{name} {version}", remedy="give a path, or an object")
         if is_bundle(model_path):
@@ -647,8 +657,12 @@ class ModelRegistry(Updating, Catalogue):
         assigned = self.assignment(current_name)
         if assigned.production == new_version:
             self.resolve(current_name, "production")  # what isn't so is refused
-            moves = self.checked_history(current_name)
-            return [d for d in moves if d.standing["production"] == new_version and d.action in MOVES][-1]
+            put, before = None, None
+            for entry in self.checked_history(current_name):
+                if entry.standing["production"] != before:
+                    put, before = entry, entry.standing["production"]
+            assert put is not None  # noqa: S101 - it is in Production by some decision
+            return put
         generation = assigned.generation
         verdict = judge(self, current_name, new_version, "Production")
         outcome, reasons = verdict_parts(verdict)

@@ -202,13 +202,15 @@ def measure(
     name = bundle.metadata.name
     chosen = judging.rule_set(rules) if isinstance(rules, str) else rules
     dataset = None
-    if traffic is None and (facts := benchmark(registry, name)) is not None:
+    # No row of this site can be asked of a schema that breaks with production's; the rules say what that means.
+    broken = traffic is None and recent is None and _breaks(registry, bundle)
+    if traffic is None and not broken and (facts := benchmark(registry, name)) is not None:
         who, home = f"updates of {name}", registry.settings.home
         traffic, dataset = judging.read_held_out(facts, who, home=home), facts.get("dataset")
         evaded = evaded if evaded is not None else judging.read_evaded(facts, who, home=home)
     kinds = {rule.kind for rule in chosen.rules}
     newest = None
-    if recent is not None or traffic is None or kinds & LABEL_FREE:
+    if not broken and (recent is not None or traffic is None or kinds & LABEL_FREE):
         newest = judging.recent_traffic(registry, bundle, recent, progress=progress)
     drift_share = None
     if newest is None and traffic is not None and "drift_ceiling" in kinds:
@@ -282,6 +284,14 @@ def _lacking(wanted: Any) -> str | None:
             if not more.extras and (why := _lacking(more)) is not None:
                 return f"needs {more}, which {why}"
     return None
+
+
+def _breaks(registry: ModelRegistry, bundle: Bundle) -> bool:
+    try:
+        served = registry.bundle(bundle.metadata.name, "production").schema
+    except NotFoundError:
+        return False
+    return bool(bundle.schema.compatible_with(served, allow_more_classes=True))
 
 
 def _same_schema(registry: ModelRegistry, name: str, traffic: TrafficSet, path: Path) -> None:

@@ -393,5 +393,5 @@ def _redirected(url: str, to: str) -> str:
 def _reason(error: BaseException) -> str:
     """What an exception of the network says, without addresses of memory or of the proxy's user."""
     said = getattr(error, "original_error", None) or getattr(error, "reason", None) or error
-    text = re.sub(r"<[^>]*>:? ?|HTTPS?Connection(Pool)?\([^)]*\):? ?", "", str(said)).strip()
+    text = re.sub(r"<[^>]*>:? ?|(HTTPS?Connection(Pool)?|Plain|Secure)\([^)]*\):? ?", "", str(said)).strip()
     return printable(text or type(error).__name__, 200)

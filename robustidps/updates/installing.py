@@ -12,36 +12,41 @@ reason than the rules' answer, the version is archived again. A run that was kil
 which the next run, under the same lock, undoes what was left and begins anew; downloads go on where they ended.
 
 Whatever is refused is in the ledger with its reasons: `turn_away` before it became a version here, `refuse` after.
+What the signed bundle itself is refused for counts for good (`reject`); what a mirror sends, or what is missing or
+damaged here, may be better the next time (`hold`). Decisions of the schedule are the updater's; those about a version
+that a person asked for by name are that person's (`asked`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustidps.errors import (
+    BundleError,
     ConfigError,
     ConflictError,
     IntegrityError,
+    LedgerError,
     ModelValidationError,
+    NameInvalidError,
     NotFoundError,
     RefusedError,
     RobustIDPSError,
-    UnavailableError,
     UpdateError,
-    VersionExistsError,
 )
 from robustidps.progress import Progress, silent
 from robustidps.registry.keys import write_atomically
 from robustidps.registry.stages import APPROVED, TURNED_AWAY
 from robustidps.registry.steps import step
 from robustidps.settings import check_name, writable
-from robustidps.updates.offers import Update, check, survey
+from robustidps.updates.offers import UPDATER, Update, again, check, survey
 
 if TYPE_CHECKING:
     from robustidps.judging import Case
@@ -54,10 +59,10 @@ __all__ = [
     "Outcome",
     "activate",
     "download",
+    "each",
     "held_back",
     "install",
     "open_remote",
-    "refused",
     "run",
     "settle",
     "stage",
@@ -67,8 +72,6 @@ __all__ = [
     "working_on",
 ]
 
-UPDATER = "auto-update"
-"""Who the updater is in the ledger; the registration's actor is the publisher."""
 RULES, UNLABELLED_RULES = "auto_update", "auto_update_unlabelled"
 WAIT_S = 0.5
 """How long a second run waits for the first before it gives up."""
@@ -78,8 +81,9 @@ WAIT_S = 0.5
 class Outcome:
     """What became of one model's update.
 
-    outcome: `none` (nothing newer), `available` (updates are only looked for), `held` (frozen or pinned), `refused`,
-        `staged` (waits in Staging) or `activated`.
+    outcome: `none` (nothing newer), `available` (updates are only looked for), `held` (a person's decision stands, or
+        somebody else is at it), `refused`, `failed` (nothing is known about it: something here or elsewhere is broken
+        or away), `staged` (waits in Staging) or `activated`.
     reasons: why it went no further. measured: the improvement as measured here.
     """
 
@@ -130,10 +134,10 @@ def working_on(registry: ModelRegistry, name: str) -> Iterator[Path]:
     """
     check_name(name)
     with registry.store.lock(f"update-{name}", timeout_s=WAIT_S):
-        folder = registry.settings.folder("updates", "work") / name
+        folder = _work(registry) / name
         _undo_leftovers(registry, name, folder)
         with writable(folder):
-            folder.mkdir()
+            folder.mkdir(mode=0o700)
         try:
             yield folder
         finally:
@@ -142,50 +146,129 @@ def working_on(registry: ModelRegistry, name: str) -> Iterator[Path]:
 
 def settle(registry: ModelRegistry) -> None:
     """Undoes what runs that were killed left behind, of all models; one that is at work is left alone."""
-    for folder in registry.settings.folder("updates", "work").iterdir():
-        with suppress(ConflictError), working_on(registry, folder.name):
+    for folder in _work(registry).iterdir():
+        if folder.is_symlink() or not folder.is_dir():
+            continue  # not ours
+        with suppress(ConflictError, NameInvalidError), working_on(registry, folder.name):
             pass
+
+
+def _work(registry: ModelRegistry) -> Path:
+    folder = registry.settings.folder("updates") / "work"
+    with writable(folder):
+        folder.mkdir(exist_ok=True, mode=0o700)  # golden rows are flows of somebody's network
+    return folder
 
 
 def _undo_leftovers(registry: ModelRegistry, name: str, folder: Path) -> None:
     note = folder / _NOTE
     if note.is_file():
         try:
-            version = str(json.loads(note.read_text(encoding="utf-8"))["version"])
+            content = json.loads(note.read_text(encoding="utf-8"))
+            version, digest = str(content["version"]), str(content["digest"])
         except (ValueError, LookupError, TypeError):
-            version = None  # killed in the middle of nothing: the note is written whole, before the registration begins
-        if version is not None:
-            registry.release_reservation(name, version)  # no effect on one that was registered to the end
+            version = digest = ""  # of another release; such a reservation can be taken again for the same bundle
+        if version:  # no effect on one that was registered to the end, or on a training's
+            registry.release_reservation(name, version, digest=digest)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 _NOTE = "registering.json"
 
 
-def held_back(registry: ModelRegistry, name: str) -> str | None:
-    """Why nothing of this model may be put into production now: it is frozen, or a person's override is pinned."""
+def held_back(registry: ModelRegistry, name: str, version: str | None = None) -> str | None:
+    """Why the updater may put nothing of this model into Staging or Production now: it is frozen, a person's override
+    is pinned, or a version that somebody else has put into Staging waits there; `version` itself doesn't count."""
     try:
         stands = registry.frozen(name) or registry.pinned(name)
     except NotFoundError:
         return None  # a model that isn't here yet
-    return None if stands is None else str(stands)
+    if stands is not None:
+        return str(stands)
+    there = registry.assignment(name).staging
+    if there in (None, version):
+        return None
+    moved = [d for d in registry.checked_history(name) if d.action == "promote" and d.to_stage == "Staging"]
+    put = moved[-1]
+    if put.actor_source == UPDATER:
+        return None
+    return f"{there} waits in Staging, where {put.actor} has put it on {put.time:%Y-%m-%d}: promote or archive it"
+
+
+def _still(registry: ModelRegistry, update: Update) -> int:
+    """The generation of the assignment that everything from here on is judged from.
+
+    Raises:
+        ConflictError: something was decided since the offer was looked at, which may have been a while ago.
+    """
+    generation = generation_of(registry, update.name)
+    now = again(registry, update)
+    changed = None
+    if now.why_not is not None and now.why_not != update.why_not:
+        changed = now.why_not
+    elif now.waiting != update.waiting:
+        changed = "was moved"
+    if changed is not None:
+        raise ConflictError(
+            f"meanwhile: {changed}", where=f"{update.name} {update.new_version}", remedy="look for updates again"
+        )
+    return generation
 
 
 @contextmanager
-def refused(registry: ModelRegistry, update: Update, *, for_good: bool = False) -> Iterator[None]:
+def _on_record(registry: ModelRegistry, update: Update, asked: bool, verdict: str = "hold") -> Iterator[None]:
     """Puts into the ledger why an offer was refused within the block; the error goes on.
 
-    Args:
-        for_good: what isn't what it claims to be says something about the offer itself, which is signed and stays that.
-            Not so while it is downloaded (a mirror may send anything), nor of what is ours and was edited.
+    verdict: of what isn't what it claims to be. What is missing here may always come.
     """
     try:
         yield
-    except (IntegrityError, RefusedError) as error:
-        if not _known_here(registry, update):
-            verdict = "reject" if for_good and isinstance(error, IntegrityError) else "hold"
-            _turn_away(registry, update, (str(error),), verdict=verdict)
+    except LedgerError:
         raise
+    except (IntegrityError, RefusedError) as error:
+        kind = verdict if isinstance(error, IntegrityError) else "hold"
+        _refuse(registry, update, (str(error),), asked=asked, verdict=kind)
+        raise
+
+
+def _refuse(
+    registry: ModelRegistry,
+    update: Update,
+    reasons: tuple[str, ...],
+    *,
+    asked: bool,
+    verdict: str,
+    stage: str = "Staging",
+    evidence: Mapping[str, Any] | None = None,
+    rule_set: str | None = None,
+) -> None:
+    """Once for each answer: a schedule that comes upon the same thing again adds nothing."""
+    name, version, digest = update.name, update.new_version, update.offer.digest
+    said = [d for d in registry.checked_history(name) if d.version == version and d.bundle_digest == digest]
+    last = next((d for d in reversed(said) if d.action in (TURNED_AWAY, "refuse")), None)
+    if last is not None and last.verdict == verdict and _alike(last.reasons, reasons, verdict):
+        return
+    facts: dict[str, Any] = {"rule_set": rule_set, **_by(asked)}
+    if _known_here(registry, update):
+        answer = {"outcome": verdict, "reasons": reasons}
+        registry.record_refusal(name, version, stage, verdict=answer, evidence=evidence, **facts)
+        return
+    more = {"digest": digest, "provenance": _provenance(update), **(evidence or {})}
+    registry.turn_away(name, version, reasons=reasons, evidence=more, verdict=verdict, **facts)
+
+
+def _alike(before: tuple[str, ...], now: tuple[str, ...], verdict: str) -> bool:
+    """Whether reasons are the same. In a hold figures may differ: of recent flows, say, there are others each time."""
+    if verdict == "reject":
+        return before == now
+    return [_FIGURES.sub("#", text) for text in before] == [_FIGURES.sub("#", text) for text in now]
+
+
+_FIGURES = re.compile(r"\w*\d[\w.,:]*")
+
+
+def _by(asked: bool) -> dict[str, Any]:
+    return {} if asked else {"actor": UPDATER, "actor_source": UPDATER}
 
 
 def _known_here(registry: ModelRegistry, update: Update) -> bool:
@@ -193,33 +276,6 @@ def _known_here(registry: ModelRegistry, update: Update) -> bool:
         return registry.version(update.name, update.new_version).status != "reserved"
     except NotFoundError:
         return False
-
-
-def _turn_away(
-    registry: ModelRegistry,
-    update: Update,
-    reasons: tuple[str, ...],
-    *,
-    verdict: str = "reject",
-    evidence: Mapping[str, Any] | None = None,
-    rule_set: str | None = None,
-) -> None:
-    """Once for each answer: a schedule that comes upon the same thing again adds nothing."""
-    said = [d for d in registry.checked_history(update.name) if d.action == TURNED_AWAY]
-    last = next((d for d in reversed(said) if d.version == update.new_version), None)
-    if last and (last.bundle_digest, last.verdict, last.reasons) == (update.offer.digest, verdict, reasons):
-        return
-    facts = {"digest": update.offer.digest, "provenance": _provenance(update), **(evidence or {})}
-    registry.turn_away(
-        update.name,
-        update.new_version,
-        reasons=reasons,
-        evidence=facts,
-        verdict=verdict,
-        rule_set=rule_set,
-        actor=UPDATER,
-        actor_source=UPDATER,
-    )
 
 
 def _provenance(update: Update) -> dict[str, Any]:
@@ -239,44 +295,55 @@ def _provenance(update: Update) -> dict[str, Any]:
 
 
 def download(
-    registry: ModelRegistry, remote: RemoteRegistry, update: Update, folder: Path, *, progress: Progress = silent
+    registry: ModelRegistry,
+    remote: RemoteRegistry,
+    update: Update,
+    folder: Path,
+    *,
+    asked: bool = False,
+    progress: Progress = silent,
 ) -> Path:
     """The offer's verified archive, in `folder`; its requirements are looked at before anything large is fetched.
 
     Raises:
+        ConflictError: something was decided about it since it was looked at.
         UpdateError, RemoteUnavailableError: see `RemoteRegistry`.
         ModelValidationError: what it requires isn't installed; names the command.
     """
-    _require_installed(remote.metadata(update.offer).requirements, update)
-    return remote.download(update.offer, folder, progress=progress)
+    _still(registry, update)
+    with _on_record(registry, update, asked):
+        _require_installed(remote.metadata(update.offer).requirements, update)
+        return remote.download(update.offer, folder, progress=progress)
 
 
 def verify(
-    registry: ModelRegistry, update: Update, archive: Path, folder: Path, *, progress: Progress = silent
+    registry: ModelRegistry,
+    update: Update,
+    archive: Path,
+    folder: Path,
+    *,
+    asked: bool = False,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Admits the archive from quarantine: `path` of the bundle's folder below `folder`, `digest`.
 
     Raises:
         BundleError, UpdateError: not a bundle, not what the offer says, or not safe to load.
         ModelValidationError: what it requires isn't installed.
-        VersionExistsError: its number is taken here.
     """
-    from robustidps.updates.quarantine import admit
+    from robustidps.updates.quarantine import admit, check_archive
 
+    with _on_record(registry, update, asked):  # of this disk: says nothing about what was signed
+        check_archive(archive, update.offer)
     quarantine = registry.settings.folder("updates", "quarantine")
-    with admit(archive, update.offer, quarantine, progress=progress) as admitted:
+    with (
+        _on_record(registry, update, asked, verdict="reject"),
+        admit(archive, update.offer, quarantine, progress=progress) as admitted,
+    ):
         _require_installed(admitted.metadata.requirements, update)
         bundle = folder / "bundle"
         with writable(bundle):
             shutil.move(admitted.path, bundle)
-    try:
-        there = registry.version(update.name, update.new_version)
-    except NotFoundError:
-        there = None
-    if there is not None and there.digest != admitted.digest:
-        raise VersionExistsError(
-            "its number is taken here", where=f"{update.name} {update.new_version}", remedy="ask for another version"
-        )
     return {"path": str(bundle), "digest": admitted.digest}
 
 
@@ -297,6 +364,7 @@ def validate(
     *,
     rules: str | None = None,
     validation_fn: Callable[[Any], bool] | None = None,
+    asked: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measures the bundle on our own traffic and asks the rules; plain JSON-able content.
@@ -309,28 +377,38 @@ def validate(
     Returns:
         tier (`labelled`, `unlabelled`, `none`), staging and production (verdicts: outcome, reasons, rule_set, ..),
         measured (the improvement in words, or None), evidence (what the ledger keeps), approval (whether nothing but
-        a person is missing), held_out (what the version is judged on from now on), generation (of the assignment when
-        it was measured: what moves on from it must find it so).
+        a person is missing), rules (the file that was asked), held_out (what the version is judged on from now on),
+        generation (of the assignment when it was measured: what moves on from it must find it so).
+
+    Raises:
+        ConflictError: something was decided about it since it was looked at.
+        IntegrityError, NotFoundError, DatasetError: our own traffic, or what is in production, can't be used.
     """
     from robustidps import judging
     from robustidps.bundle import open_bundle
     from robustidps.updates import evidence
 
-    held_out = evidence.benchmark(registry, update.name)
-    fallback = UNLABELLED_RULES if held_out is None else RULES
-    generation = generation_of(registry, update.name)
-    with open_bundle(Path(admitted["path"]), expected_digest=str(admitted["digest"])) as bundle:
+    generation = _still(registry, update)
+    with (
+        _on_record(registry, update, asked),
+        open_bundle(Path(admitted["path"]), expected_digest=str(admitted["digest"])) as bundle,
+    ):
+        held_out = evidence.benchmark(registry, update.name)
+        fallback = UNLABELLED_RULES if held_out is None else RULES
+        chosen = rules or registry.settings.updates_rules.get(update.name) or fallback
         own = {} if validation_fn is None else {"validation_fn": judging.validated(validation_fn, bundle)}
         case = evidence.measure(
-            registry,
-            bundle,
-            rules=rules or registry.settings.updates_rules.get(update.name) or fallback,
-            validations={"verified": True, **own},
-            progress=progress,
+            registry, bundle, rules=chosen, validations={"verified": True, **own}, progress=progress
         )
     staging, production = case.verdict("Staging"), case.verdict("Production")
-    if case.tier != "labelled" and registry.settings.updates_without_labels == "hold":
-        reason = "updates_without_labels: without labelled traffic an update waits for a person"
+    approval = production.waits_for_approval and case.tier == "labelled"
+    # Whatever a rule set asks for: where nothing was measured, nothing is known.
+    if case.tier == "none" or (case.tier == "unlabelled" and registry.settings.updates_without_labels == "hold"):
+        reason = (
+            "there is no traffic to measure it on: it waits for a person"
+            if case.tier == "none"
+            else "updates_without_labels: without labelled traffic an update waits for a person"
+        )
         production = production.model_copy(
             update={
                 "outcome": "reject" if production.outcome == "reject" else "hold",
@@ -343,7 +421,8 @@ def validate(
         "production": production.model_dump(mode="json"),
         "measured": _in_words(case),
         "evidence": judging.recorded(case),
-        "approval": production.waits_for_approval,
+        "approval": approval,
+        "rules": chosen,
         "held_out": held_out,
         "generation": generation,
     }
@@ -363,22 +442,29 @@ def _in_words(case: Case) -> str | None:
     return f"{100 * pair.relative.value:+.1f} %{bounds}"
 
 
-def stage(registry: ModelRegistry, update: Update, admitted: Mapping[str, Any], judged: Mapping[str, Any]) -> Decision:
+def stage(
+    registry: ModelRegistry,
+    update: Update,
+    admitted: Mapping[str, Any],
+    judged: Mapping[str, Any],
+    *,
+    asked: bool = False,
+) -> Decision:
     """Registers the bundle with its provenance and puts it into Staging; what stood there before gives way.
 
     Raises:
         ModelValidationError: the rules say no, to Staging or, for good, to Production; it is on record.
-        ConflictError: the model was moved meanwhile.
+        ConflictError: the model was moved meanwhile. VersionExistsError: its number was taken meanwhile.
     """
-    name, version = update.name, update.new_version
+    name, version, digest = update.name, update.new_version, update.offer.digest
     staging, production = judged["staging"], judged["production"]
-    facts = _facts(update, judged)
     no = next((v for v in (staging, production) if v["outcome"] == "reject"), None)
     if no is None and staging["outcome"] != APPROVED:
         no = staging
     if no is not None:
         reasons = tuple(no["reasons"]) or (no["outcome"],)
-        _turn_away(registry, update, reasons, verdict=no["outcome"], evidence=facts, rule_set=no["rule_set"])
+        facts = {"evidence": _facts(update, judged, no), "rule_set": no["rule_set"]}
+        _refuse(registry, update, reasons, asked=asked, verdict=no["outcome"], stage=no["stage"], **facts)
         raise ModelValidationError(
             f"refused: {'; '.join(reasons)}",
             where=f"{name} {version} -> {no['stage']}",
@@ -386,20 +472,22 @@ def stage(registry: ModelRegistry, update: Update, admitted: Mapping[str, Any], 
         )
     if not _known_here(registry, update):
         folder = Path(admitted["path"])
-        write_atomically(folder.parent / _NOTE, json.dumps({"version": version}).encode())
+        write_atomically(folder.parent / _NOTE, json.dumps({"version": version, "digest": digest}).encode())
         step("update.noted")
         try:
+            registry.reserve_version(name, version, digest=digest)
             registry.register_model(
                 name,
                 version,
                 folder,
+                digest=digest,
                 held_out=judged["held_out"],
                 provenance=_provenance(update),
                 actor=f"publisher {', '.join(key[:16] for key in update.offer.keys)}",
                 actor_source="publisher-key",
             )
         except RobustIDPSError:
-            registry.release_reservation(name, version)
+            registry.release_reservation(name, version, digest=digest)
             raise
         step("update.registered")
     decision = registry.transition(
@@ -408,16 +496,15 @@ def stage(registry: ModelRegistry, update: Update, admitted: Mapping[str, Any], 
         "Staging",
         verdict=staging,
         rule_set=staging["rule_set"],
-        evidence=facts,
-        actor=UPDATER,
-        actor_source=UPDATER,
+        evidence=_facts(update, judged, staging),
         expected_generation=judged["generation"],
+        **_by(asked),
     )
     step("update.staged")
     return decision
 
 
-def activate(registry: ModelRegistry, update: Update, judged: Mapping[str, Any]) -> Decision:
+def activate(registry: ModelRegistry, update: Update, judged: Mapping[str, Any], *, asked: bool = False) -> Decision:
     """Puts the staged version into Production, if the rules let it; a person is asked where nothing else is missing.
 
     Raises:
@@ -425,9 +512,9 @@ def activate(registry: ModelRegistry, update: Update, judged: Mapping[str, Any])
         ConflictError: the model was moved meanwhile; it stays in Staging.
     """
     name, version, verdict = update.name, update.new_version, judged["production"]
-    facts = _facts(update, judged)
-    if hold := held_back(registry, name):
-        raise ModelValidationError(f"held: {hold}", where=f"{name} {version} -> Production")
+    where = f"{name} {version} -> Production"
+    if hold := held_back(registry, name, version):
+        raise ModelValidationError(f"held: {hold}", where=where)
     if verdict["outcome"] == APPROVED:
         try:
             decision = registry.transition(
@@ -436,61 +523,58 @@ def activate(registry: ModelRegistry, update: Update, judged: Mapping[str, Any])
                 "Production",
                 verdict=verdict,
                 rule_set=verdict["rule_set"],
-                evidence=facts,
-                actor=UPDATER,
-                actor_source=UPDATER,
+                evidence=_facts(update, judged, verdict),
                 expected_generation=judged["generation"],
+                **_by(asked),
             )
         except (ConflictError, RefusedError):
             raise
         except RobustIDPSError as error:
-            undo_stage(registry, update, str(error))
+            if not update.waiting:  # this run has staged it
+                undo_stage(registry, update, str(error))
             raise
         step("update.activated")
         return decision
     reasons = tuple(verdict["reasons"]) or (verdict["outcome"],)
     if judged["approval"]:
-        _ask_a_person(registry, update, verdict["rule_set"])
-    elif not _said_already(registry, update, reasons):
-        registry.record_refusal(
-            name,
-            version,
-            "Production",
-            verdict=verdict,
-            rule_set=verdict["rule_set"],
-            evidence=facts,
-            actor=UPDATER,
-            actor_source=UPDATER,
-        )
-    raise ModelValidationError(f"stays in Staging: {'; '.join(reasons)}", where=f"{name} {version} -> Production")
+        _ask_a_person(registry, update, judged, asked)
+    else:
+        facts = {"evidence": _facts(update, judged, verdict), "rule_set": verdict["rule_set"]}
+        _refuse(registry, update, reasons, asked=asked, verdict=verdict["outcome"], stage="Production", **facts)
+    raise ModelValidationError(f"stays in Staging: {'; '.join(reasons)}", where=where)
 
 
-def _ask_a_person(registry: ModelRegistry, update: Update, rules: str) -> None:
+def _ask_a_person(registry: ModelRegistry, update: Update, judged: Mapping[str, Any], asked: bool) -> None:
     """Opens a request for approval, unless one waits: it is judged anew, since a request is bound to what was shown."""
     from robustidps import approving, judging
 
-    approving.settle(registry, update.name)
-    if any(r.version == update.new_version for r in approving.waiting(registry) if r.model == update.name):
+    name, held_out, home = update.name, judged["held_out"], registry.settings.home
+    approving.settle(registry, name)
+    if any(r.version == update.new_version for r in approving.waiting(registry, name)):
         return
-    judging.promote(registry, update.name, update.new_version, "Production", rules=rules, actor=UPDATER)
-
-
-def _said_already(registry: ModelRegistry, update: Update, reasons: tuple[str, ...]) -> bool:
-    last = next((d for d in reversed(registry.checked_history(update.name)) if d.version == update.new_version), None)
-    return last is not None and last.action == "refuse" and last.reasons == reasons
+    judging.promote(
+        registry,
+        name,
+        update.new_version,
+        "Production",
+        rules=judged["rules"],
+        held_out=judging.read_held_out(held_out, f"updates of {name}", home=home),
+        evaded=judging.read_evaded(held_out, f"updates of {name}", home=home),
+        actor=None if asked else UPDATER,
+    )
 
 
 def undo_stage(registry: ModelRegistry, update: Update, reason: str) -> None:
     """Archives a version that this run staged and couldn't activate. No effect on one that isn't in Staging."""
     if registry.assignment(update.name).staging == update.new_version:
-        registry.transition(
-            update.name, update.new_version, "Archived", reason=reason, actor=UPDATER, actor_source=UPDATER
-        )
+        registry.transition(update.name, update.new_version, "Archived", reason=reason, **_by(False))
 
 
-def _facts(update: Update, judged: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(update: Update, judged: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ledger keeps: the evidence, what each rule said, where the bundle is from."""
+    rules = [{"text": result["text"], "passed": result["passed"]} for result in verdict["results"]]
     kept = {"tier": judged["tier"], "measured": judged["measured"], "stated": dict(update.offer.metrics)}
-    return {**judged["evidence"], "update": kept | {"provenance": _provenance(update)}}
+    return {**judged["evidence"], "rules": rules, "update": kept | {"provenance": _provenance(update)}}
 
 
 # --- the whole of it
@@ -514,7 +598,8 @@ def install(
     Raises:
         NotFoundError: it isn't on offer. ModelValidationError: the rules say no, or what it requires is missing.
         RefusedError: the model is frozen. ConfigError: no such rules; both before anything is downloaded.
-        BundleError, UpdateError: it can't be trusted. RemoteUnavailableError. ConflictError: an update is going on.
+        BundleError, UpdateError: it can't be trusted. RemoteUnavailableError. ConflictError: an update is going on; or
+            several families offer it, and none of them is here.
     """
     _require_rules(rules)
     settle(registry)
@@ -524,6 +609,8 @@ def install(
     if update is None:
         known = ", ".join(u.new_version for u in offered[-8:]) or "none"
         raise NotFoundError("is not on offer", where=f"{name} {version}", remedy=f"there are: {known}")
+    if len({u.offer.family for u in offered}) > 1:
+        raise ConflictError(str(update.why_not), where=f"{name} {version}", remedy="ask the publisher whose it is")
     return take(
         registry,
         remote,
@@ -531,6 +618,7 @@ def install(
         auto_activate=auto_activate,
         rules=rules,
         validation_fn=validation_fn,
+        asked=True,
         progress=progress,
     )
 
@@ -557,25 +645,23 @@ def take(
     auto_activate: bool,
     rules: str | None = None,
     validation_fn: Callable[[Any], bool] | None = None,
+    asked: bool = False,
     progress: Progress = silent,
 ) -> Outcome:
     """All steps of one update, in this process. Raises as `install`."""
+    how: dict[str, Any] = {"asked": asked, "progress": progress}
     with working_on(registry, update.name) as folder:
-        admitted = waiting(registry, update)
-        if admitted is None:
-            with refused(registry, update):
-                archive = download(registry, remote, update, folder, progress=progress)
-            with refused(registry, update, for_good=True):
-                admitted = verify(registry, update, archive, folder, progress=progress)
-        with refused(registry, update):
-            judged = validate(registry, update, admitted, rules=rules, validation_fn=validation_fn, progress=progress)
+        admitted = waiting(registry, update) or verify(
+            registry, update, download(registry, remote, update, folder, **how), folder, **how
+        )
+        judged = validate(registry, update, admitted, rules=rules, validation_fn=validation_fn, **how)
         if not update.waiting:
-            judged |= {"generation": stage(registry, update, admitted, judged).generation}
+            judged |= {"generation": stage(registry, update, admitted, judged, asked=asked).generation}
         found: dict[str, Any] = {"name": update.name, "version": update.new_version, "current": update.current_version}
         if not auto_activate:
             reasons = tuple(judged["production"]["reasons"])
             return Outcome(**found, outcome="staged", reasons=reasons, measured=judged["measured"])
-        activate(registry, update, judged)
+        activate(registry, update, judged, asked=asked)
         return Outcome(**found, outcome="activated", measured=judged["measured"])
 
 
@@ -614,47 +700,65 @@ def run(
     settle(registry)
     wanted = [m.name for m in registry.models() if m.versions] if names is None else names
     try:
-        updates = {u.name: u for u in check(registry, remote, wanted, progress=progress)}
+        updates = check(registry, remote, wanted, progress=progress)
     except UpdateError as error:
         distrust(registry, wanted, error)
         raise
-    found, problems = [], []
-    for name in wanted:
-        update = updates.get(name)
+
+    def one(update: Update) -> Outcome:
+        return take(registry, remote, update, auto_activate=True, rules=rules, progress=progress)
+
+    return each(registry, wanted, updates, one)[0]
+
+
+def each(
+    registry: ModelRegistry, names: Iterable[str], updates: Iterable[Update], one: Callable[[Update], Outcome]
+) -> tuple[list[Outcome], list[RobustIDPSError]]:
+    """Every model has its turn, whatever became of those before it.
+
+    Args:
+        one: takes one update.
+
+    Returns:
+        The outcome of each model; and the errors behind those that failed.
+    """
+    offered = {update.name: update for update in updates}
+    found: list[Outcome] = []
+    failed: list[RobustIDPSError] = []
+    for name in names:
+        update = offered.get(name)
         if update is None:
             found.append(Outcome(name, "none", current=_production(registry, name)))
             continue
         facts: dict[str, Any] = {"version": update.new_version, "current": update.current_version}
         if not registry.settings.enable_auto_update:
             found.append(Outcome(name, "available", reasons=("enable_auto_update is off",), **facts))
-        elif hold := held_back(registry, name):
-            found.append(Outcome(name, "held", reasons=(hold,), **facts))
-        else:
-            try:
-                found.append(take(registry, remote, update, auto_activate=True, rules=rules, progress=progress))
-            except (IntegrityError, RefusedError, ConflictError) as error:
-                found.append(ended(registry, update, error))
-            except UnavailableError as error:  # every model has its turn
-                problems.append(error)
-    if problems:
-        raise problems[0]
-    return found
+            continue
+        try:
+            hold = held_back(registry, name, update.new_version)
+            found.append(Outcome(name, "held", reasons=(hold,), **facts) if hold else one(update))
+        except (BundleError, UpdateError, RefusedError, ConflictError) as error:
+            found.append(ended(registry, update, error))
+        except RobustIDPSError as error:
+            failed.append(error)
+            found.append(Outcome(name, "failed", reasons=(str(error),), **facts))
+    return found, failed
 
 
 def ended(registry: ModelRegistry, update: Update, error: RobustIDPSError) -> Outcome:
     """The outcome of an update that an error ended: it waits in Staging, or is refused."""
     staged = generation_of(registry, update.name) and registry.assignment(update.name).staging == update.new_version
     outcome = "staged" if staged else "held" if isinstance(error, ConflictError) else "refused"
-    measured = next(iter(u for u in [update.measured] if u), None)
-    return Outcome(update.name, outcome, update.new_version, update.current_version, (str(error),), measured)
+    return Outcome(update.name, outcome, update.new_version, update.current_version, (str(error),), update.measured)
 
 
-def distrust(registry: ModelRegistry, names: list[str], error: UpdateError) -> None:
+def distrust(registry: ModelRegistry, names: Iterable[str], error: UpdateError) -> None:
     """Puts into each model's ledger that the remote registry as a whole can't be trusted, once for each reason."""
+    reasons = (str(error),)
     for name in names:
         said = [d for d in registry.checked_history(name) if d.action == TURNED_AWAY and d.version is None]
-        if not said or said[-1].reasons != (str(error),):
-            registry.turn_away(name, None, reasons=(str(error),), actor=UPDATER, actor_source=UPDATER)
+        if not said or not _alike(said[-1].reasons, reasons, said[-1].verdict):
+            registry.turn_away(name, None, reasons=reasons, verdict="hold", **_by(False))
 
 
 def _production(registry: ModelRegistry, name: str) -> str | None:

@@ -24,6 +24,7 @@ from robustidps.settings import check_name
 __all__ = [
     "BUNDLE",
     "METADATA",
+    "OTHER",
     "SUMMARY_BYTES",
     "Summary",
     "Target",
@@ -38,6 +39,8 @@ __all__ = [
 BUNDLE, METADATA = "bundle.tar", "metadata.json"
 SUMMARY_BYTES = 400
 """The most that a summary takes as compact JSON."""
+OTHER = "other"
+"""The role of bundles that name no family."""
 TOP_ROLES = ("root", "targets", "snapshot", "timestamp")
 _STATED = {
     "accuracy": ("accuracy", "val_accuracy"),
@@ -97,7 +100,7 @@ def role_paths(family: str) -> list[str]:
 
 def family_of(metadata: ModelMetadata) -> str:
     """The role that a bundle belongs to: its family, or `other` where it names none."""
-    return metadata.family or "other"
+    return metadata.family or OTHER
 
 
 class Summary(BaseModel):

@@ -1,9 +1,10 @@
 """Which of the versions on offer are updates here, and why the others aren't. Reads the remote registry and our ledger.
 
-An update is a version newer than what is in production. The updater leaves alone what a person has decided about: a
-version that was rolled back, refused, withdrawn or archived here isn't offered again unless its bundle is another one,
-and one that was in production before is never put back. What the publisher says of it is shown beside what was
-measured here, where that has happened; it decides nothing.
+An update is a version newer than what is in production, signed by the role of the family that the model here is of.
+The updater leaves alone what a person has decided about: a version that was rolled back, refused, withdrawn or archived
+here isn't offered again unless its bundle is another one, and one that was in production before is never put back. One
+that was only held (something was missing) is looked at again where nothing else is on offer. What the publisher says of
+it is shown beside what was measured here, where that has happened; it decides nothing.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from robustidps.errors import NotFoundError, printable
 from robustidps.progress import Progress, silent
 from robustidps.registry.ledger import Decision
 from robustidps.registry.metadata import version_key
-from robustidps.registry.stages import TURNED_AWAY
-from robustidps.updates.naming import stated
+from robustidps.registry.stages import HARDWARE, TURNED_AWAY
+from robustidps.updates.naming import OTHER, stated
 
 if TYPE_CHECKING:
     from robustidps.registry.records import VersionRecord
     from robustidps.registry.registry import ModelRegistry
     from robustidps.updates.client import Offer, RemoteRegistry
 
-__all__ = ["Update", "check", "survey"]
+__all__ = ["UPDATER", "Update", "again", "check", "survey"]
+
+UPDATER = "auto-update"
+"""Who the updater is in the ledger, and how that is known; a registration's actor is the publisher."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Update(Mapping[str, Any]):
         both as their trainers measured them; None where either didn't say.
     measured: the improvement as it was measured here, a sentence; None before that.
     why_not: why the updater leaves it alone; None where it doesn't. waiting: it is in Staging here already.
+    held: it was turned away before, for want of something that may have come since.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Update(Mapping[str, Any]):
     measured: str | None = None
     why_not: str | None = None
     waiting: bool = False
+    held: bool = False
 
     def __getitem__(self, key: str) -> Any:
         return self.as_dict()[key]
@@ -104,26 +110,39 @@ def survey(
     families = {name: facts.family for name, facts in here.items()}
     known = {name: family for name, family in families.items() if family}
     # A model that isn't here yet may be of any family.
-    offers = remote.offers(known if len(known) == len(families) else None, progress=progress)
+    offers = [
+        offer
+        for offer in remote.offers(known if len(known) == len(families) else None, progress=progress)
+        if offer.name in here and here[offer.name].family in (None, offer.family)
+    ]
     for name in sorted(here.keys() - {offer.name for offer in offers}):
         if not here[name].versions:
             raise NotFoundError("no such model is registered here or on offer", where=printable(name, 120))
+    of: dict[str, set[str]] = {}
+    for offer in offers:
+        of.setdefault(offer.name, set()).add(offer.family)
     return [
-        _update(here[offer.name], offer)
+        _update(here[offer.name], offer, of[offer.name])
         for offer in sorted(offers, key=lambda o: (o.name, version_key(o.version)))
-        if offer.name in here and here[offer.name].family in (None, offer.family)
     ]
 
 
 def check(
     registry: ModelRegistry, remote: RemoteRegistry, names: Iterable[str] | None = None, *, progress: Progress = silent
 ) -> list[Update]:
-    """The newest update of each model that nothing speaks against. Downloads no model. Raises as `survey`."""
+    """The newest update of each model that nothing speaks against; one that was held before only where there is no
+    other. Downloads no model. Raises as `survey`."""
     newest: dict[str, Update] = {}
     for update in survey(registry, remote, names, progress=progress):
-        if update.why_not is None:
+        before = newest.get(update.name)
+        if update.why_not is None and (before is None or before.held or not update.held):
             newest[update.name] = update
     return list(newest.values())
+
+
+def again(registry: ModelRegistry, update: Update) -> Update:
+    """The same offer, as it is seen after what was decided here meanwhile. Raises LedgerError."""
+    return _update(_here(registry, update.name), update.offer, {update.offer.family})
 
 
 def _here(registry: ModelRegistry, name: str) -> _Here:
@@ -134,15 +153,18 @@ def _here(registry: ModelRegistry, name: str) -> _Here:
     decisions = registry.checked_history(name)
     production = registry.assignment(name).production
     registered = {d.version: d.evidence for d in decisions if d.action == "register"}
-    newest = next((d.evidence for d in reversed(decisions) if d.action == "register"), {})
+    newest = next(reversed(registered.values()), None)
+    served = registered.get(production, newest)  # whose publisher speaks for it, whatever else has its name
+    family = None if served is None else str(served.get("family") or OTHER)
     accuracy = stated(registered.get(production, {}).get("performance_metrics", {})).get("accuracy")
-    return _Here(production, newest.get("family") or None, accuracy, decisions, versions)
+    return _Here(production, family, accuracy, decisions, versions)
 
 
-def _update(here: _Here, offer: Offer) -> Update:
+def _update(here: _Here, offer: Offer, families: set[str]) -> Update:
     claimed = offer.metrics.get("accuracy")
     gain = None if claimed is None or not here.accuracy else 100 * (claimed - here.accuracy) / here.accuracy
     record = here.versions.get(offer.version)
+    last = next((d for d in reversed(here.decisions) if _about(d, offer)), None)
     return Update(
         name=offer.name,
         current_version=here.production,
@@ -150,8 +172,9 @@ def _update(here: _Here, offer: Offer) -> Update:
         performance_metrics={**offer.metrics, "accuracy_gain": None if gain is None else round(gain, 2)},
         offer=offer,
         measured=_measured(here.decisions, offer),
-        why_not=_why_not(here, offer, record),
+        why_not=_why_not(here, offer, record) if len(families) == 1 else _whose(families),
         waiting=record is not None and record.stage == "Staging" and record.digest == offer.digest,
+        held=last is not None and last.action == TURNED_AWAY and last.verdict != "reject",
     )
 
 
@@ -163,14 +186,12 @@ def _why_not(here: _Here, offer: Offer, record: VersionRecord | None) -> str | N
     if key.prerelease:
         return "is a pre-release"
     for entry in reversed(here.decisions):
-        if entry.version != offer.version or entry.bundle_digest not in (offer.digest, None):
-            continue
-        if entry.action in (TURNED_AWAY, "refuse") and entry.verdict == "reject":
+        if _about(entry, offer) and entry.verdict == "reject" and entry.to_stage not in HARDWARE:
             return f"was refused on {entry.time:%Y-%m-%d}: {printable('; '.join(entry.reasons), 200)}"
     if record is None:
         return None
-    if record.status == "reserved":
-        return "its number is taken here by a training"
+    if record.status == "reserved":  # for this very bundle: by a run that was cut short, which can go on
+        return None if record.digest == offer.digest else "its number is taken here by a training"
     if record.digest != offer.digest:
         return "its number is taken here by another model"
     if record.status == "withdrawn":
@@ -180,9 +201,19 @@ def _why_not(here: _Here, offer: Offer, record: VersionRecord | None) -> str | N
             return f"was rolled back on {entry.time:%Y-%m-%d} by {entry.actor}"
         if entry.action == "promote" and entry.version == offer.version and entry.to_stage == "Production":
             return f"was in production from {entry.time:%Y-%m-%d} on, and was replaced"
-        if entry.action == "archive" and entry.version == offer.version:
+        if entry.action == "archive" and entry.version == offer.version and entry.actor_source != UPDATER:
             return f"was archived on {entry.time:%Y-%m-%d} by {entry.actor}"
     return None
+
+
+def _whose(families: set[str]) -> str:
+    return f"is offered by several families, and none of them is here: {', '.join(sorted(families))}"
+
+
+def _about(entry: Decision, offer: Offer) -> bool:
+    """Whether a decision refused this very bundle."""
+    refused = entry.action in (TURNED_AWAY, "refuse")
+    return refused and entry.version == offer.version and entry.bundle_digest in (offer.digest, None)
 
 
 def _measured(decisions: Sequence[Decision], offer: Offer) -> str | None:

@@ -36,7 +36,7 @@ from robustidps.updates.archive import unpack
 from robustidps.updates.client import Offer
 from robustidps.updates.naming import family_of
 
-__all__ = ["Admitted", "admit"]
+__all__ = ["Admitted", "admit", "check_archive"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def admit(
         UnavailableError: no process could be started. StorageError: no room, or not writable.
     """
     label = f"{offer.name} {offer.version}"
-    _check_archive(archive, offer, label)
+    check_archive(archive, offer)
     place = _Place(folder)
     try:
         progress("unpacking", 0, None, note=label)
@@ -97,15 +97,21 @@ def admit(
     return Admitted(path, found.digest, found.metadata, place)
 
 
-def _check_archive(archive: Path, offer: Offer, label: str) -> None:
-    """The download was verified; since then it lay on a disk."""
+def check_archive(archive: Path, offer: Offer) -> None:
+    """That it is what was signed: the download was verified, and since then it lay on a disk.
+
+    Raises:
+        BundleError: it can't be read. UpdateError: it is something else.
+    """
     try:
         with archive.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BundleError(f"can't be read: {error.strerror}", where=archive) from None
     if found != offer.sha256:
-        raise UpdateError("isn't the archive that was signed", where=label, remedy="download it again")
+        raise UpdateError(
+            "isn't the archive that was signed", where=f"{offer.name} {offer.version}", remedy="download it again"
+        )
 
 
 def _check_claims(found: Examined, offer: Offer, metadata: ModelMetadata | None, label: str) -> None:
@@ -147,11 +153,16 @@ class _Place:
     def __init__(self, quarantine: Path) -> None:
         with writable(quarantine):
             quarantine.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _remove_abandoned(quarantine)
-            self.path = quarantine / secrets.token_hex(8)
-            self.path.mkdir(mode=0o700)
-            self._lock: int | None = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            gate = os.open(quarantine, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(gate, fcntl.LOCK_EX)  # until ours is locked: nobody takes it for an abandoned one
+                _remove_abandoned(quarantine)
+                self.path = quarantine / secrets.token_hex(8)
+                self.path.mkdir(mode=0o700)
+                self._lock: int | None = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            finally:
+                os.close(gate)
 
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

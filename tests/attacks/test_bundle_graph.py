@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from robustidps import bundle as bundle_module
 from robustidps.bundle import open_bundle
 from robustidps.bundle.audit import OPERATORS, audit
+from robustidps.bundle.trees import MAX_DEPTH
 from robustidps.errors import BundleError
-from robustidps.testing.forge import reseal
+from robustidps.testing.forge import chain_of_a_tree, reseal
 from robustidps.testing.linear import toy_bundle
 
 
@@ -204,6 +205,97 @@ def test_inputs_in_another_order_or_number_are_refused(model):
 def test_a_renamed_output_is_refused(model):
     model.graph.output[0].name = "logits"
     refused(model, "outputs are")
+
+
+def newer_trees(**changes) -> onnx.ModelProto:
+    """The operator TreeEnsemble of ai.onnx.ml 5: two nodes and three leaves, with `changes`."""
+    model = chain_of_a_tree(1)
+    columns = {
+        "n_targets": 4,
+        "tree_roots": [0],
+        "nodes_featureids": [0, 1],
+        "nodes_splits": numpy_helper.from_array(np.zeros(2, np.float32), "splits"),
+        "nodes_modes": numpy_helper.from_array(np.zeros(2, np.uint8), "modes"),
+        "nodes_truenodeids": [1, 0],
+        "nodes_trueleafs": [0, 1],
+        "nodes_falsenodeids": [1, 2],
+        "nodes_falseleafs": [1, 1],
+        "leaf_targetids": [0, 1, 3],
+        "leaf_weights": numpy_helper.from_array(np.ones(3, np.float32), "weights"),
+    }
+    node = helper.make_node(
+        "TreeEnsemble", ["features"], ["probabilities"], domain="ai.onnx.ml", **{**columns, **changes}
+    )
+    model.graph.node[0].CopyFrom(node)
+    model.opset_import[1].version = 5
+    return model
+
+
+def edited_tree(name: str, at: int, value) -> onnx.ModelProto:
+    model = chain_of_a_tree(3)
+    (attribute,) = (a for a in model.graph.node[0].attribute if a.name == name)
+    (attribute.strings if attribute.strings else attribute.ints)[at] = value
+    return model
+
+
+def test_trees_that_end_pass():
+    assert audit(chain_of_a_tree(MAX_DEPTH).SerializeToString()).operators == {"TreeEnsembleRegressor": 1}
+    assert audit(newer_trees().SerializeToString()).operators == {"TreeEnsemble": 1}
+    # Two ways to one node: how converters write membership in a set.
+    audit(edited_tree("nodes_truenodeids", 0, 2).SerializeToString())
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 200_000])
+def test_a_tree_in_one_long_chain_is_refused(depth):
+    refused(chain_of_a_tree(depth), f"more than {MAX_DEPTH} nodes one below another")
+
+
+@pytest.mark.parametrize("back_to", [0, 5, 9])
+def test_a_tree_that_leads_back_is_refused(back_to):
+    refused(chain_of_a_tree(10, back_to=back_to), "lead back")
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "value", "match"),
+    [
+        ("nodes_truenodeids", 0, 99, "leads nowhere"),
+        ("nodes_falsenodeids", 2, -1, "leads nowhere"),
+        ("nodes_truenodeids", 1, 2**40, "can't be"),
+        ("nodes_treeids", 1, 1, "leads nowhere"),
+        ("nodes_treeids", 0, -1, "can't be"),
+        ("nodes_nodeids", 1, 0, "a node twice"),
+        ("nodes_modes", 0, b"BRANCH_MEMBER", "nodes_modes that can't be"),
+        ("target_ids", 0, 4, "target_ids beyond"),
+        ("target_ids", 0, -1, "can't be"),
+    ],
+)
+def test_a_tree_that_refers_to_what_is_not_there_is_refused(name, at, value, match):
+    refused(edited_tree(name, at, value), match)
+
+
+def test_tree_columns_of_different_lengths_and_attributes_given_twice_are_refused():
+    model = chain_of_a_tree(3)
+    (attribute,) = (a for a in model.graph.node[0].attribute if a.name == "nodes_truenodeids")
+    attribute.ints.append(0)
+    refused(model, "different lengths")
+    model = chain_of_a_tree(3)
+    model.graph.node[0].attribute.append(helper.make_attribute("nodes_truenodeids", [0] * 7))
+    refused(model, "attribute twice")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"nodes_truenodeids": [1, 1], "nodes_trueleafs": [0, 0]}, "lead back"),
+        ({"nodes_truenodeids": [2, 0]}, "leads nowhere"),
+        ({"nodes_falsenodeids": [1, 3]}, "leads nowhere"),
+        ({"tree_roots": [2]}, "root that isn't there"),
+        ({"leaf_targetids": [0, 1, 4]}, "leaf_targetids beyond"),
+        ({"nodes_trueleafs": [0]}, "different lengths"),
+    ],
+)
+def test_the_newer_operator_of_trees_is_judged_likewise(changes, match):
+    refused(newer_trees(**changes), match)
 
 
 @pytest.mark.parametrize("side", ["input", "output"])

@@ -17,10 +17,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from robustidps import bundle as bundle_module
+from robustidps.bundle import trees
 from robustidps.bundle.files import pack_golden
 from robustidps.errors import BundleError, UpdateError
 from robustidps.sandbox import Limits
-from robustidps.testing.forge import files_of, raw_archive, reseal
+from robustidps.testing.forge import chain_of_a_tree, files_of, raw_archive, reseal
 from robustidps.traffic.schema import TrafficSchema
 
 PICKLE = b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R."
@@ -302,37 +303,16 @@ def test_a_model_that_never_ends(site, forger, model):
     refused(site, r"not done within 3 s|needs more than 3 s", limits=Limits(seconds=3.0))
 
 
-def chain_of_a_tree(depth: int) -> onnx.ModelProto:
-    """A decision tree in which each node hangs below the one before. ONNX Runtime 1.32 builds it by recursion, and its
-    stack ends: signal 11, from one allowed operator."""
-    count = 2 * depth + 1
-    leaves = list(range(depth, count))
-    node = helper.make_node(
-        "TreeEnsembleRegressor",
-        ["features"],
-        ["probabilities"],
-        domain="ai.onnx.ml",
-        n_targets=4,
-        nodes_treeids=[0] * count,
-        nodes_nodeids=list(range(count)),
-        nodes_featureids=[0] * count,
-        nodes_values=[0.0] * count,
-        nodes_modes=["BRANCH_LEQ"] * depth + ["LEAF"] * len(leaves),
-        nodes_truenodeids=[*range(1, depth + 1), *[0] * len(leaves)],
-        nodes_falsenodeids=[*range(depth + 1, count), *[0] * len(leaves)],
-        target_treeids=[0] * len(leaves),
-        target_nodeids=leaves,
-        target_ids=[0] * len(leaves),
-        target_weights=[1.0] * len(leaves),
-    )
-    sides = [helper.make_tensor_value_info(n, 1, ["batch", w]) for n, w in (("features", 8), ("probabilities", 4))]
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
-    graph = helper.make_graph([node], "chain", sides[:1], sides[1:])
-    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
+@attack("a model that crashes the runtime")
+def test_a_tree_too_deep_for_the_runtime(site, forger):
+    publish_graph(forger, chain_of_a_tree(20_000))
+    refused(site, "more than 4096 nodes one below another")
 
 
 @attack("a model that crashes the runtime")
-def test_a_model_that_crashes_the_runtime(site, forger):
+def test_a_model_that_crashes_the_runtime(site, forger, monkeypatch):
+    """What the audit doesn't know of ends in the trial: here a tree whose depth it wasn't told to look at."""
+    monkeypatch.setattr(trees, "MAX_DEPTH", 10**6)
     publish_graph(forger, chain_of_a_tree(20_000))
     refused(site, "ended by signal 11|doesn't reproduce")  # the latter from a runtime that has learnt to build it
 

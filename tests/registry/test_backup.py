@@ -53,6 +53,8 @@ def first(tmp_path_factory, mlflow_template, bundles) -> ModelRegistry:
     for version in ("1.0.0", "1.1.0"):
         registry.register_model("toy", version, bundles[version], held_out=recorded, history=[{"loss": 0.5}])
         registry.transition("toy", version, "Production", verdict=APPROVE)
+    registry.turn_away("elsewhere", "2.0.0", reasons=["offered, and refused"])
+    registry.turn_away("toy", None, reasons=["offered, and refused"])
     return registry
 
 
@@ -83,7 +85,7 @@ def test_a_restored_home_has_all_of_it_and_works_where_the_first_one_is_gone(fir
         restore(saved, empty)
         registry = ModelRegistry(settings=empty)
         report = registry.verify(artifacts=True)
-        assert report.records == 5 and len(report.keys) == 2  # the former key's, and this one's
+        assert report.records == 7 and len(report.keys) == 2  # the former key's, and this one's
         entry = registry.history("toy")[-1]
         assert entry.action == "restore" and entry.evidence["ledger_hash"] == registry.history("toy")[-2].hash
         assert registry.load_model("toy", "production").version == "1.1.0"
@@ -100,7 +102,7 @@ def test_a_restored_home_has_all_of_it_and_works_where_the_first_one_is_gone(fir
         assert registry.register_model("toy", "1.2.0", _bundle(tmp_path)).mlflow_version == 3
         registry.verify()
         witness = json.loads((empty.home / "keys" / "ledger.witness.json").read_text())
-        assert witness["seq"] == registry.history()[-1].seq == 7
+        assert witness["seq"] == registry.history()[-1].seq == 9
     finally:
         away.rename(first.settings.home.parent)
         shutil.rmtree(moved)
@@ -121,7 +123,7 @@ def test_a_restored_home_can_be_saved_and_restored_again(saved, empty, tmp_path,
     shutil.copy(mlflow_template, third.home / "mlflow.db")
     restore(again.path, third, key_id=again.manifest.key_id)
     registry = ModelRegistry(settings=third)
-    assert registry.verify(artifacts=True).records == 6
+    assert registry.verify(artifacts=True).records == 8
     assert registry.ledger.key.key_id == ModelRegistry(settings=empty).ledger.key.key_id
 
 
@@ -370,7 +372,7 @@ def test_killed_in_the_middle_the_same_command_restores_it_all(saved, empty, nam
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert restore(saved, empty).finished == (name in ("restore.committed", "restore.witnessed"))
     registry = ModelRegistry(settings=empty)
-    assert registry.verify(artifacts=True).records == 5
+    assert registry.verify(artifacts=True).records == 7
     assert registry.rollback("toy").version == "1.0.0"
     assert not (empty.home / "restore.json").exists() and not (empty.home / "restore.part").exists()
 
@@ -391,7 +393,7 @@ def test_an_error_in_the_middle_leaves_an_empty_installation(saved, empty, monke
     assert registry.models() == [] and registry.tracking.client.search_registered_models() == []
     monkeypatch.undo()
     restore(saved, empty)
-    assert registry.verify().records == 5
+    assert registry.verify().records == 7
 
 
 @pytest.fixture

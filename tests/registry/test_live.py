@@ -12,6 +12,7 @@ import pytest
 
 from robustidps.errors import BundleError, ModelValidationError
 from robustidps.registry import live
+from robustidps.registry.ledger import Decision
 from robustidps.registry.registry import ModelRegistry
 from robustidps.testing.registry import APPROVE, REFUSE
 from robustidps.testing.traffic import toy_traffic
@@ -24,8 +25,8 @@ def yes(*unused):
     return APPROVE
 
 
-def swap(registry: ModelRegistry, version: str, **options) -> None:
-    registry.hot_swap_model("toy", version, judge=yes, **options)
+def swap(registry: ModelRegistry, version: str, **options) -> Decision:
+    return registry.hot_swap_model("toy", version, judge=yes, **options)
 
 
 @pytest.fixture
@@ -214,3 +215,10 @@ def test_a_handle_that_nobody_holds_is_forgotten(serving):
     del handle
     gc.collect()
     assert gone() is None and not live.followed(serving.store.url, "toy", "Production")
+
+
+def test_a_swap_to_what_is_there_gives_the_decision_that_put_it_there(serving):
+    put = swap(serving, "1.1.0")
+    assert serving.assignment("toy").production == "1.1.0"
+    serving.transition("toy", "1.2.0", "Staging", verdict=APPROVE)
+    assert serving.hot_swap_model("toy", "1.1.0").hash == put.hash

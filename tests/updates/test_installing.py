@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
+from robustidps import judging
 from robustidps.bundle import open_bundle
-from robustidps.errors import ConfigError, ConflictError, ModelValidationError, UpdateError
+from robustidps.errors import (
+    ConfigError,
+    ConflictError,
+    ModelValidationError,
+    StorageError,
+    UpdateError,
+)
 from robustidps.registry import steps
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import Settings, use_settings
@@ -18,6 +27,7 @@ from robustidps.testing.judged import DAY
 from robustidps.testing.registry import APPROVE, MemoryTracking
 from robustidps.testing.remote import MemoryRemote
 from robustidps.testing.traffic import toy_traffic
+from robustidps.traffic.schema import TrafficSchema
 from robustidps.updates import installing
 from robustidps.updates.offers import Update, check, survey
 
@@ -40,7 +50,7 @@ left_out:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
-    """By version: 1.0.0 never learnt, 1.1.0 did, 1.2.0 never did."""
+    """By version: 1.0.0 never learnt, 1.1.0 did, the others never did; two of another model."""
     from robustidps.testing.linear import Linear, LinearSettings
     from robustidps.training import train_bundle
 
@@ -48,11 +58,13 @@ def bundles(tmp_path_factory):
     train, validation = toy_traffic(900, seed=3), toy_traffic(400, seed=4)
     validation = replace(validation, time=validation.time + DAY)
     made = {}
-    for version in ("1.0.0", "1.1.0", "1.2.0"):
-        learns = version == "1.1.0"
+    for called in ("1.0.0", "1.1.0", "1.2.0", "1.0.5", "away", "away 1.1.0"):
+        name, _, version = called.rpartition(" ")
+        name, version = ("away", version.replace("away", "1.0.0")) if "away" in called else ("toy", version)
+        learns = called == "1.1.0"
         settings = LinearSettings(seed=0, epochs=150 if learns else 1, learning_rate=0.5 if learns else 1e-6)
-        train_bundle(Linear(), settings, train, validation, name="toy", version=version, out=folder / version)
-        made[version] = open_bundle(folder / version)
+        train_bundle(Linear(), settings, train, validation, name=name, version=version, out=folder / name / version)
+        made[called] = open_bundle(folder / name / version)
     return made
 
 
@@ -289,3 +301,297 @@ def test_the_loop_goes_on_after_a_round_that_failed(site, remote, monkeypatch):
     monkeypatch.setattr(installing, "run", sometimes)
     asyncio.run(site.auto_update_loop(interval_hours=1e-6, rounds=2, after=outcomes.extend))
     assert [o.outcome for o in outcomes] == ["activated"]
+
+
+# --- whose fault it is
+
+
+def refusals(registry):
+    return [(d.action, d.version, d.verdict) for d in registry.history("toy") if d.action in ("turn_away", "refuse")]
+
+
+def test_a_mirror_that_sends_something_else_cannot_have_a_good_version_refused_for_good(site, remote):
+    memory, seen = remote
+    place = next(path for path in memory.files if path.endswith("bundle.tar"))
+    length = len(memory.files[place])
+    for rubbish in (b"a", b"b"):
+        seen.fetcher.answers[place] = rubbish * length
+        [outcome] = installing.run(site, seen)
+        assert outcome.outcome == "refused", outcome
+    assert refusals(site) == [("turn_away", "1.1.0", "hold")]  # once, whatever it sends
+    seen.fetcher.answers.clear()
+    assert installing.run(site, seen)[0].outcome == "activated"
+
+
+def test_traffic_of_ours_that_was_damaged_is_not_held_against_the_version(site, remote):
+    file = site.settings.folder("traffic") / "held-out.parquet"
+    good = file.read_bytes()
+    toy_traffic(900, seed=10).write(file)
+    [outcome] = installing.run(site, remote[1])
+    assert outcome.outcome == "failed" and "held-out traffic was changed" in outcome.reasons[0]
+    assert refusals(site) == [("turn_away", "1.1.0", "hold")]
+    file.unlink()
+    assert installing.run(site, remote[1])[0].outcome == "failed"
+    file.write_bytes(good)
+    assert installing.run(site, remote[1])[0].outcome == "activated"
+
+
+def test_another_schema_is_refused_on_record_and_every_other_model_has_its_turn(site, remote, tmp_path, bundles):
+    from robustidps.testing.forge import reseal
+
+    memory, seen = remote
+    folder = tmp_path / "other"
+    shutil.copytree(bundles["1.2.0"].path, folder)
+    schema = json.loads((folder / "schema.json").read_text())
+    schema["features"][0]["unit"] = "parsecs"
+    (folder / "schema.json").write_text(json.dumps(schema))
+    digest = TrafficSchema.model_validate(schema).digest
+    profile = json.loads((folder / "reference.json").read_text()) | {"schema_digest": digest}
+    (folder / "reference.json").write_text(json.dumps(profile))
+    reseal(folder, schema_digest=digest)
+    memory.add(open_bundle(folder))
+    memory.publish()
+    site.register_model("away", "1.0.0", bundles["away"].path, held_out={"path": "/gone", "digest": "0" * 64})
+    site.transition("away", "1.0.0", "Production", verdict=APPROVE)
+    memory.add(bundles["away 1.1.0"])
+    memory.publish()
+    first = {o.name: o for o in installing.run(site, seen)}
+    assert first["away"].outcome == "failed" and "gone" in first["away"].reasons[0]
+    assert first["toy"].outcome == "refused" and "differs from champion" in first["toy"].reasons[0], first
+    assert refusals(site) == [("turn_away", "1.2.0", "reject")]
+    assert {o.name: o.outcome for o in installing.run(site, seen)} == {"away": "failed", "toy": "activated"}
+
+
+def test_a_version_that_can_only_be_held_does_not_stand_before_an_older_one(site, remote, bundles, monkeypatch):
+    memory, seen = remote
+    memory.add(bundles["1.2.0"])
+    memory.publish()
+    real = installing._require_installed
+
+    def require(requirements, update):
+        if update.new_version == "1.2.0":
+            raise ModelValidationError("requires what isn't installed: wonderlib")
+        real(requirements, update)
+
+    monkeypatch.setattr(installing, "_require_installed", require)
+    assert [installing.run(site, seen)[0].outcome for _ in range(3)] == ["refused", "activated", "refused"]
+    assert site.assignment("toy").production == "1.1.0"
+    assert refusals(site) == [("turn_away", "1.2.0", "hold")]
+
+
+def test_a_hold_whose_figures_alone_differ_is_on_record_once(site, remote, monkeypatch):
+    counts = iter([17, 1_204, 3])
+
+    def short(requirements, update):
+        raise ModelValidationError(f"{next(counts):,} recent flows are too few")
+
+    monkeypatch.setattr(installing, "_require_installed", short)
+    for _ in range(3):
+        installing.run(site, remote[1])
+    assert refusals(site) == [("turn_away", "1.1.0", "hold")]
+
+
+# --- numbers, and what others do meanwhile
+
+
+def test_a_number_that_a_training_takes_meanwhile_stays_the_trainings(site, remote, monkeypatch):
+    _, seen = remote
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "hook", lambda at: at == "update.noted" and site.reserve_version("toy", "1.1.0"))
+        [outcome] = installing.run(site, seen)
+    assert outcome.outcome == "held" and "exists already" in outcome.reasons[0]
+    assert site.version("toy", "1.1.0").status == "reserved" and site.version("toy", "1.1.0").digest is None
+    assert installing.run(site, seen)[0].outcome == "none"
+    assert "by a training" in str(survey(site, seen)[0].why_not)
+
+
+def test_what_a_killed_run_noted_does_not_give_back_a_trainings_number(site, remote, monkeypatch):
+    _, seen = remote
+    with monkeypatch.context() as patch:
+        patch.setattr(installing.shutil, "rmtree", lambda *a, **k: None)
+        patch.setattr(steps, "hook", lambda at: (_ for _ in ()).throw(Killed(at)) if at == "update.noted" else None)
+        with pytest.raises(Killed):
+            installing.run(site, seen)
+    site.reserve_version("toy", "1.1.0")
+    installing.run(site, seen)
+    assert site.version("toy", "1.1.0").status == "reserved"
+
+
+def test_what_lies_in_the_working_folder_and_is_not_ours_is_left_alone(site, remote, tmp_path):
+    work = site.settings.folder("updates", "work")
+    (work / "README.txt").write_text("mine")
+    (work / ".cache").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (work / "link").symlink_to(tmp_path / "elsewhere")
+    assert installing.run(site, remote[1])[0].outcome == "activated"
+    assert sorted(p.name for p in work.iterdir()) == [".cache", "README.txt", "link"]
+    with pytest.raises(StorageError, match="in the way"), installing.working_on(site, "link"):
+        pass
+
+
+def test_another_bundle_put_in_place_of_the_one_that_was_measured_is_not_registered(
+    site, remote, bundles, monkeypatch, tmp_path
+):
+    from robustidps.testing.forge import reseal
+
+    real = installing.validate
+
+    def swapped(registry, update, admitted, **options):
+        judged = real(registry, update, admitted, **options)
+        shutil.rmtree(admitted["path"])
+        shutil.copytree(bundles["1.2.0"].path, admitted["path"])
+        reseal(Path(admitted["path"]), version="1.1.0")
+        return judged
+
+    monkeypatch.setattr(installing, "validate", swapped)
+    [outcome] = installing.run(site, remote[1])
+    assert outcome.outcome == "refused" and "is another bundle" in outcome.reasons[0]
+    assert [r.version for r in site.versions("toy")] == ["1.0.0"]
+    assert site.assignment("toy").staging is None
+
+
+@pytest.mark.parametrize("decision", ["rollback", "archive", "withdraw"])
+def test_what_a_person_decides_between_check_and_update_stands(site, remote, decision):
+    _, seen = remote
+    [update] = check(site, seen)
+    installing.install(site, seen, "toy", "1.1.0", auto_activate=decision == "rollback")
+    if decision == "rollback":
+        site.rollback("toy", reason="too many alerts")
+    elif decision == "archive":
+        site.transition("toy", "1.1.0", "Archived", reason="not now")
+    else:
+        site.withdraw("toy", "1.1.0", reason="never")
+    before = actions(site)
+    outcomes, _ = installing.each(site, ["toy"], [update], lambda u: installing.take(site, seen, u, auto_activate=True))
+    assert outcomes[0].outcome == "held" and "meanwhile" in outcomes[0].reasons[0]
+    assert actions(site) == before
+    assert site.assignment("toy").production == "1.0.0"
+
+
+def test_one_that_waits_and_is_archived_by_a_person_meanwhile_stays_archived(site, remote, monkeypatch):
+    _, seen = remote
+    installing.install(site, seen, "toy", "1.1.0")
+    [update] = check(site, seen)
+    assert update.waiting
+    site.transition("toy", "1.1.0", "Archived", reason="not now")
+    with pytest.raises(ConflictError, match="archived"):
+        installing.take(site, seen, update, auto_activate=True)
+    assert site.assignment("toy").production == "1.0.0"
+
+
+def test_a_version_that_somebody_else_has_put_into_staging_is_not_pushed_out(site, remote, bundles):
+    site.register_model("toy", "1.0.5", bundles["1.0.5"].path)
+    site.transition("toy", "1.0.5", "Staging", verdict=APPROVE, actor="jane", actor_source="os")
+    [outcome] = installing.run(site, remote[1])
+    assert outcome.outcome == "held" and "1.0.5 waits in Staging, where jane has put it" in outcome.reasons[0]
+    assert site.assignment("toy").staging == "1.0.5"
+    installing.install(site, remote[1], "toy", "1.1.0")  # a person may
+    assert site.assignment("toy").staging == "1.1.0"
+
+
+def test_what_a_person_asks_for_by_name_is_on_record_as_theirs(site, remote):
+    installing.install(site, remote[1], "toy", "1.1.0", auto_activate=True)
+    moved = [d for d in site.history("toy") if d.version == "1.1.0" and d.action == "promote"]
+    assert [d.to_stage for d in moved] == ["Staging", "Production"]
+    assert not [d for d in moved if d.actor_source == "auto-update"]
+    assert all(rule["passed"] for d in moved for rule in d.evidence["rules"])
+
+
+def test_one_that_could_not_be_activated_is_archived_and_tried_again(site, remote, monkeypatch):
+    _, seen = remote
+    real = ModelRegistry.transition
+
+    def full(self, name, version, stage, **options):
+        if stage == "Production":
+            raise StorageError("the disk is full")
+        return real(self, name, version, stage, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRegistry, "transition", full)
+        assert installing.run(site, seen)[0].outcome == "failed"
+    assert site.version("toy", "1.1.0").stage == "Archived"
+    assert installing.run(site, seen)[0].outcome == "activated"
+
+
+def test_a_refusal_for_hardware_says_nothing_about_production(site, remote):
+    _, seen = remote
+    installing.install(site, seen, "toy", "1.1.0")
+    site.take_alias("toy", "1.1.0", "loihi", verdict={"outcome": "reject", "reasons": ["too large"]}, evidence={})
+    assert installing.run(site, seen)[0].outcome == "activated"
+
+
+# --- families, and tiers
+
+
+def test_only_the_family_of_what_is_in_production_speaks_for_a_model(site, bundles, tmp_path):
+    from robustidps.testing.forge import reseal
+
+    shutil.copytree(bundles["1.1.0"].path, tmp_path / "b")
+    reseal(tmp_path / "b", family="another")
+    memory = MemoryRemote()
+    memory.add(open_bundle(tmp_path / "b"))
+    memory.publish()
+    seen = memory.registry(site.settings.home)
+    assert survey(site, seen) == []
+    # ... whatever else was registered under the name meanwhile
+    shutil.copytree(bundles["1.0.5"].path, tmp_path / "c")
+    reseal(tmp_path / "c", family="another")
+    site.register_model("toy", "1.0.5", tmp_path / "c")
+    assert survey(site, seen) == []
+
+
+def test_a_model_of_no_family_is_not_any_familys(tmp_path, bundles):
+    from robustidps.testing.forge import reseal
+
+    settings = Settings(home=tmp_path / "own", enable_auto_update=True)
+    own = ModelRegistry(settings=settings, tracking=MemoryTracking(settings))
+    shutil.copytree(bundles["1.0.0"].path, tmp_path / "b")
+    reseal(tmp_path / "b", family="")
+    own.register_model("toy", "1.0.0", tmp_path / "b")
+    memory = MemoryRemote()
+    memory.add(bundles["1.1.0"])
+    memory.publish()
+    assert survey(own, memory.registry(own.settings.home)) == []
+
+
+def test_a_model_that_several_families_offer_is_nobodys_until_one_is_here(tmp_path, bundles):
+    from robustidps.testing.forge import reseal
+
+    shutil.copytree(bundles["1.1.0"].path, tmp_path / "b")
+    reseal(tmp_path / "b", family="another")
+    memory = MemoryRemote()
+    for offered in (bundles["1.1.0"], open_bundle(tmp_path / "b")):
+        memory.add(offered)
+    memory.publish()
+    settings = Settings(home=tmp_path / "new", enable_auto_update=True)
+    new = ModelRegistry(settings=settings, tracking=MemoryTracking(settings))
+    seen = memory.registry(new.settings.home)
+    assert check(new, seen, ["toy"]) == []
+    with pytest.raises(ConflictError, match=r"several families.*another, linear"):
+        installing.install(new, seen, "toy", "1.1.0")
+
+
+LAX = (
+    RULES.replace("stages: [Production]}\nrules", "stages: []}\nrules")
+    .replace("  - {kind: gain, metric: accuracy, relative: true, margin: 0.02, stages: [Production]}\n", "")
+    .replace("left_out:", "left_out:\n  gain: nobody asks\n  disjoint_in_time: nobody asks")
+)
+
+
+@pytest.mark.parametrize("approval", [False, True])
+def test_where_nothing_can_be_measured_no_rule_set_activates(tmp_path, bundles, remote, approval):
+    home = tmp_path / "bare"
+    (home / "configs" / "promotion").mkdir(parents=True)
+    ask = LAX.replace("rules:\n", "rules:\n  - {kind: approval}\n") if approval else LAX
+    (home / "configs" / "promotion" / "lax.yaml").write_text(ask)
+    settings = Settings(home=home, enable_auto_update=True, updates_without_labels="activate")
+    bare = ModelRegistry(settings=settings, tracking=MemoryTracking(settings))
+    bare.register_model("toy", "1.0.0", bundles["1.0.0"].path)
+    bare.transition("toy", "1.0.0", "Production", verdict=APPROVE)
+    seen = remote[0].registry(bare.settings.home)
+    with use_settings(bare.settings):
+        [outcome] = installing.run(bare, seen, rules="lax")
+        assert outcome.outcome == "staged" and "no traffic to measure it on" in outcome.reasons[0]
+        if approval:  # an approval is of figures, of which there are none
+            [said] = judging.promote(bare, "toy", "1.1.0", rules="lax")
+            assert not said.moved and said.approval is None
