@@ -44,8 +44,6 @@ def trust(
 
     settings = current_settings()
     remote = RemoteRegistry(settings.home, settings.remote_registry_url)
-    if fingerprint is not None and root is None:
-        raise InputError("of which file?", where="--fingerprint", remedy="name it: updates trust FILE")
     if forget_time:
         remote.forget_time()
     if root is not None:
