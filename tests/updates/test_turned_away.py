@@ -84,13 +84,3 @@ def test_the_commands_that_show_things_cope(registry, words, monkeypatch, capsys
         with pytest.raises(SystemExit) as end:
             cli.main()
         assert not end.value.code, capsys.readouterr().err
-
-
-def test_the_fingerprint_of_no_file_is_an_error(registry, monkeypatch, capsys):
-    monkeypatch.setattr(_app, "given", {})
-    monkeypatch.setattr(settings, "_current", None)
-    monkeypatch.setenv("ROBUSTIDPS_HOME", str(registry.settings.home))
-    monkeypatch.setattr("sys.argv", ["robustidps", "updates", "trust", "--fingerprint", "ab" * 32])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    assert end.value.code == 3 and "of which file" in capsys.readouterr().err
