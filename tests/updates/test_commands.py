@@ -230,7 +230,7 @@ def test_a_pin_that_was_edited_stops_the_update_and_says_what_to_do(run, site, t
     refused(run("install", "toy", "1.1.0"), 5, "benchmarks/toy.json", "signature", "pin the benchmark anew")
     assert site.assignment("toy").staging is None
     code, out, _ = run("run", "--json")
-    assert code == 4 and json.loads(out)["toy"]["outcome"] == "refused"
+    assert code == 6 and json.loads(out)["toy"]["outcome"] == "failed"
     assert [(d.verdict, d.version) for d in site.history("toy") if d.action == "turn_away"] == [("hold", "1.1.0")]
     assert run("unpin", "toy")[0] == 0  # what was ours and edited is no judgement on the update
     code, out, _ = run("run", "--json")
