@@ -107,8 +107,9 @@ def test_leftovers_go_and_what_is_young_or_a_persons_own_stays(stocked, leftover
 
 def test_what_killed_updates_left_goes_and_what_an_update_is_at_stays(stocked):
     home, updates = stocked.settings.home, stocked.settings.home / "updates"
-    stocked.reserve_version("toy", "9.0.0")
-    note = planted(updates / "work" / "toy" / "registering.json", 5, b'{"version": "9.0.0"}')
+    stocked.reserve_version("toy", "9.0.0", digest="d" * 64)
+    told = {"version": "9.0.0", "digest": "d" * 64}
+    note = planted(updates / "work" / "toy" / "registering.json", 5, json.dumps(told).encode())
     gone = [
         aged(note.parent, 5),
         planted_folder(updates / "quarantine" / "abandoned", 5),
