@@ -133,6 +133,7 @@ def test_what_breaks_after_staging_is_undone_whatever_it_is_and_tried_again(site
     assert site.registry.verify("toy").ok
 
 
+@pytest.mark.long
 def test_two_runs_never_overlap(site):
     site.offer("1.1.0")
     with installing.working_on(site.registry, "toy"):  # without a server, or from another program
@@ -144,6 +145,7 @@ def test_two_runs_never_overlap(site):
     assert auto_update()["toy"]["outcome"] == "activated"
 
 
+@pytest.mark.long
 def test_a_registry_that_cannot_be_trusted_or_a_server_that_is_away_fails_the_run(site):
     site.offer("1.1.0")
     with (

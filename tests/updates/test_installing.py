@@ -241,7 +241,15 @@ class Killed(BaseException):
 
 @pytest.mark.fault("an update cut off after each of its steps", "finished or undone by the next run")
 @pytest.mark.parametrize(
-    "at", ["update.noted", "register.reserved", "register.uploaded", "update.registered", "update.staged"]
+    "at",
+    [
+        "register.reserved",
+        "update.staged",
+        *(
+            pytest.param(at, marks=pytest.mark.long)
+            for at in ("update.noted", "register.uploaded", "update.registered")
+        ),
+    ],
 )
 def test_a_run_that_was_killed_is_finished_or_undone_by_the_next(site, remote, monkeypatch, at):
     _, seen = remote
@@ -336,6 +344,7 @@ def test_traffic_of_ours_that_was_damaged_is_not_held_against_the_version(site, 
     assert installing.run(site, remote[1])[0].outcome == "activated"
 
 
+@pytest.mark.long
 def test_another_schema_is_refused_on_record_and_every_other_model_has_its_turn(site, remote, tmp_path, bundles):
     from robustidps.testing.forge import reseal
 
@@ -379,6 +388,7 @@ def test_a_version_that_can_only_be_held_does_not_stand_before_an_older_one(site
     assert refusals(site) == [("turn_away", "1.2.0", "hold")]
 
 
+@pytest.mark.long
 def test_a_hold_whose_figures_alone_differ_is_on_record_once(site, remote, monkeypatch):
     counts = iter([17, 1_204, 3])
 
@@ -450,7 +460,9 @@ def test_another_bundle_put_in_place_of_the_one_that_was_measured_is_not_registe
     assert site.assignment("toy").staging is None
 
 
-@pytest.mark.parametrize("decision", ["rollback", "archive", "withdraw"])
+@pytest.mark.parametrize(
+    "decision", ["rollback", *(pytest.param(d, marks=pytest.mark.long) for d in ("archive", "withdraw"))]
+)
 def test_what_a_person_decides_between_check_and_update_stands(site, remote, decision):
     _, seen = remote
     [update] = check(site, seen)
@@ -468,6 +480,7 @@ def test_what_a_person_decides_between_check_and_update_stands(site, remote, dec
     assert site.assignment("toy").production == "1.0.0"
 
 
+@pytest.mark.long
 def test_one_that_waits_and_is_archived_by_a_person_meanwhile_stays_archived(site, remote, monkeypatch):
     _, seen = remote
     installing.install(site, seen, "toy", "1.1.0")
@@ -578,7 +591,7 @@ LAX = (
 )
 
 
-@pytest.mark.parametrize("approval", [False, True])
+@pytest.mark.parametrize("approval", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_where_nothing_can_be_measured_no_rule_set_activates(tmp_path, bundles, remote, approval):
     home = tmp_path / "bare"
     (home / "configs" / "promotion").mkdir(parents=True)
