@@ -169,7 +169,9 @@ def taken(folder: Path, rounds: int) -> str:
 
 def judgement(generation: int) -> dict[str, Any]:
     """What `validate` would give of an update that everything speaks for."""
-    verdicts = {s.lower(): APPROVE | {"stage": s, "rule_set": "benchmark"} for s in ("Staging", "Production")}
+    verdicts = {
+        s.lower(): APPROVE | {"stage": s, "rule_set": "benchmark", "results": []} for s in ("Staging", "Production")
+    }
     nothing = {"tier": "none", "measured": None, "evidence": {}, "approval": False, "held_out": None}
     return verdicts | nothing | {"generation": generation}
 
