@@ -34,6 +34,7 @@ def reasons(site, bundle) -> list[str]:
     return verdict.reasons
 
 
+@pytest.mark.attack("passes golden rows, fails on real traffic", "reject, by the rules")
 def test_a_model_that_passes_its_golden_rows_and_fails_on_real_traffic_is_refused(site, tmp_path):
     def swapped(labels):
         return np.choose(labels, [1, 0, 2]).astype(np.int16)  # benign and flood change places
@@ -45,6 +46,7 @@ def test_a_model_that_passes_its_golden_rows_and_fails_on_real_traffic_is_refuse
     assert "is above 0.015" in ceiling
 
 
+@pytest.mark.attack("trained to be blind to one class", "reject, by the rules")
 def test_a_model_that_is_blind_to_one_class_is_refused_by_the_floor_of_that_class(site, tmp_path):
     def blind(labels):
         return np.where(labels == 2, 0, labels).astype(np.int16)  # scans are taught to be benign
