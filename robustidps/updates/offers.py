@@ -65,7 +65,9 @@ class Update(Mapping[str, Any]):
 
     def __str__(self) -> str:
         gain = self.performance_metrics["accuracy_gain"]
-        said = "accuracy not stated" if gain is None else f"accuracy {gain:+.1f} %"
+        claimed = self.performance_metrics.get("accuracy")
+        alone = "accuracy not stated" if claimed is None else f"accuracy {claimed:.3f} as stated"
+        said = alone if gain is None else f"accuracy {gain:+.1f} %"
         here = f" (re-measured here: {self.measured})" if self.measured else ""
         return f"{self.name}: {self.current_version or 'none'} -> {self.new_version}, {said}{here}"
 
