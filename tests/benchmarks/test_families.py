@@ -24,6 +24,7 @@ def words(tmp_path: Path) -> list[str]:
     return ["--only", "boosted_trees", "neural_ode", "--seeds", "2", "--keep", str(tmp_path), "--data-dir", "nowhere"]
 
 
+@pytest.mark.long
 def test_each_family_has_its_row_and_a_second_run_trains_nothing(
     toy: None, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

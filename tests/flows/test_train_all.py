@@ -122,6 +122,7 @@ def test_a_worker_with_several_threads_is_refused(monkeypatch: pytest.MonkeyPatc
         runners.telling("quantum", "topic", tmp_path / "stop")
 
 
+@pytest.mark.long
 def test_worker_processes_train_register_and_promote_and_one_that_fails_stops_no_other(
     own_home: Path, small: Path
 ) -> None:
@@ -195,7 +196,7 @@ def until(running: subprocess.Popen[str], words: str) -> None:
 
 @pytest.mark.parametrize(
     ("place", "number", "code"),
-    [("local", signal.SIGTERM, 143), ("off", signal.SIGINT, 130)],
+    [pytest.param("local", signal.SIGTERM, 143, marks=pytest.mark.long), ("off", signal.SIGINT, 130)],
 )
 def test_what_is_interrupted_leaves_no_process_and_no_number_behind(
     own_home: Path, small: Path, prefect_server: str, place: str, number: int, code: int
