@@ -34,7 +34,7 @@ from robustidps.tasks.updates import (
     verify_update,
 )
 from robustidps.updates import installing
-from robustidps.updates.offers import Update
+from robustidps.updates.offers import Update, asked_about
 
 __all__ = ["auto_update"]
 
@@ -65,7 +65,7 @@ def auto_update(models: list[str] | None = None, rules: RuleSetName | None = Non
         get_run_logger().info("no remote_registry_url is set: there is nothing to look for")
         return {}
     installing.settle(registry)
-    wanted = [m.name for m in registry.models() if m.versions] if models is None else models
+    wanted = asked_about(registry, models)
     updates = [Update.of(content) for content in check_updates(wanted)]
     outcomes, failed = installing.each(registry, wanted, updates, lambda update: _take(registry, update, rules))
     for outcome in outcomes:

@@ -9,27 +9,22 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.transactions import Transaction
 
-from robustidps.errors import ConflictError, ModelValidationError, RefusedError, UpdateError
+from robustidps.errors import ConflictError, ModelValidationError, RefusedError
 from robustidps.progress import current
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import get_settings
 from robustidps.tasks.options import PLAIN, RETRIED
 from robustidps.updates import installing
-from robustidps.updates.offers import Update, check
+from robustidps.updates.offers import Update
 
 __all__ = ["activate_update", "check_updates", "download_update", "stage_update", "validate_update", "verify_update"]
 
 
 @task(name="check for updates", **RETRIED)
-def check_updates(models: list[str] | None) -> list[dict[str, Any]]:
+def check_updates(models: list[str]) -> list[dict[str, Any]]:
     """The newest update of each model that nothing speaks against; downloads no model."""
     registry = _registry()
-    wanted = [m.name for m in registry.models() if m.versions] if models is None else models
-    try:
-        found = check(registry, installing.open_remote(registry.settings), wanted, progress=current())
-    except UpdateError as error:
-        installing.distrust(registry, wanted, error)
-        raise
+    found = installing.look(registry, installing.open_remote(registry.settings), models, progress=current())
     lines = [f"- {update}" for update in found] or ["Nothing newer than what is here."]
     create_markdown_artifact("\n".join(["# Updates", "", *lines]), key="updates", description="what is on offer")
     return [update.as_dict() for update in found]

@@ -46,7 +46,7 @@ from robustidps.registry.keys import write_atomically
 from robustidps.registry.stages import APPROVED, TURNED_AWAY
 from robustidps.registry.steps import step
 from robustidps.settings import check_name, writable
-from robustidps.updates.offers import UPDATER, Update, again, check, survey
+from robustidps.updates.offers import UPDATER, Update, again, asked_about, check, survey
 
 if TYPE_CHECKING:
     from robustidps.judging import Case
@@ -62,6 +62,7 @@ __all__ = [
     "each",
     "held_back",
     "install",
+    "look",
     "open_remote",
     "run",
     "settle",
@@ -698,12 +699,8 @@ def run(
     """
     _require_rules(rules)
     settle(registry)
-    wanted = [m.name for m in registry.models() if m.versions] if names is None else names
-    try:
-        updates = check(registry, remote, wanted, progress=progress)
-    except UpdateError as error:
-        distrust(registry, wanted, error)
-        raise
+    wanted = asked_about(registry, names)
+    updates = look(registry, remote, wanted, progress=progress)
 
     def one(update: Update) -> Outcome:
         return take(registry, remote, update, auto_activate=True, rules=rules, progress=progress)
@@ -752,7 +749,18 @@ def ended(registry: ModelRegistry, update: Update, error: RobustIDPSError) -> Ou
     return Outcome(update.name, outcome, update.new_version, update.current_version, (str(error),), update.measured)
 
 
-def distrust(registry: ModelRegistry, names: Iterable[str], error: UpdateError) -> None:
+def look(
+    registry: ModelRegistry, remote: RemoteRegistry, names: list[str], *, progress: Progress = silent
+) -> list[Update]:
+    """`offers.check`; that the remote registry as a whole can't be trusted goes on record. Raises as `run`."""
+    try:
+        return check(registry, remote, names, progress=progress)
+    except UpdateError as error:
+        _distrust(registry, names, error)
+        raise
+
+
+def _distrust(registry: ModelRegistry, names: Iterable[str], error: UpdateError) -> None:
     """Puts into each model's ledger that the remote registry as a whole can't be trusted, once for each reason."""
     reasons = (str(error),)
     for name in names:

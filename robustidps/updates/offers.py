@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from robustidps.registry.registry import ModelRegistry
     from robustidps.updates.client import Offer, RemoteRegistry
 
-__all__ = ["UPDATER", "Update", "again", "check", "survey"]
+__all__ = ["UPDATER", "Update", "again", "asked_about", "check", "survey"]
 
 UPDATER = "auto-update"
 """Who the updater is in the ledger, and how that is known; a registration's actor is the publisher."""
@@ -98,6 +98,11 @@ class _Here:
     versions: Mapping[str, VersionRecord]
 
 
+def asked_about(registry: ModelRegistry, names: Iterable[str] | None = None) -> list[str]:
+    """`names`; all models that are registered here where none are given."""
+    return [m.name for m in registry.models() if m.versions] if names is None else list(names)
+
+
 def survey(
     registry: ModelRegistry, remote: RemoteRegistry, names: Iterable[str] | None = None, *, progress: Progress = silent
 ) -> list[Update]:
@@ -107,8 +112,7 @@ def survey(
         UpdateError: the remote registry can't be trusted. RemoteUnavailableError: it doesn't answer.
         LedgerError: our own ledger was edited. NotFoundError: one of `names` is neither registered here nor on offer.
     """
-    wanted = [m.name for m in registry.models() if m.versions] if names is None else list(names)
-    here = {name: _here(registry, name) for name in wanted}
+    here = {name: _here(registry, name) for name in asked_about(registry, names)}
     families = {name: facts.family for name, facts in here.items()}
     known = {name: family for name, family in families.items() if family}
     # A model that isn't here yet may be of any family.
