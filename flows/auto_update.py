@@ -38,8 +38,8 @@ from robustidps.updates.offers import Update, asked_about
 
 __all__ = ["auto_update"]
 
-BUSY_S = 1
-"""How long a run waits for another of the same model; the next one comes by itself."""
+ANSWER_S = 60
+"""How long Prefect's server may take to say whether another run of the same model is at it."""
 
 
 @flow(name="auto_update", persist_result=True, result_serializer="json", validate_parameters=True)
@@ -112,7 +112,18 @@ def _alone(name: str) -> Iterator[None]:
         raise UnavailableError(f"Prefect's server: {error}", where=limit) from None
     with ExitStack() as held:
         try:  # what is raised in the block is none of this
-            held.enter_context(concurrency(limit, occupy=1, timeout_seconds=BUSY_S, strict=True))
-        except (TimeoutError, ConcurrencySlotAcquisitionError):
+            slot = concurrency(limit, occupy=1, timeout_seconds=ANSWER_S, max_retries=0, strict=True)
+            held.enter_context(slot)
+        except TimeoutError:
+            raise UnavailableError(
+                f"Prefect's server said nothing for {ANSWER_S} s", where=limit, remedy="see `robustidps status`"
+            ) from None
+        except ConcurrencySlotAcquisitionError as error:
+            if not _is_taken(error.__cause__):
+                raise UnavailableError(f"Prefect's server: {error}", where=limit) from None
             raise ConflictError("another run is at it", where=name, remedy="the next one comes by itself") from None
         yield
+
+
+def _is_taken(cause: BaseException | None) -> bool:
+    return isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code == httpx.codes.LOCKED
