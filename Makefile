@@ -13,6 +13,8 @@ export UV_TORCH_BACKEND ?= auto
 unexport UV_FIND_LINKS
 endif
 unexport PYTHONPATH
+# Dozens of processes start here; without bytecode on disk each compiles every framework anew.
+unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help

@@ -5,6 +5,9 @@ with evidence of the size that real decisions have; the filled ledger passes `ve
 of its own tables. Then versions that were registered in earnest are promoted and rolled back, each time by a registry
 object made anew, as a command does it: nothing is remembered from the time before. The peer is MLflow's own alias call,
 which is all that a promotion is without us; how times grow from the fewest versions to the most is beside it.
+
+The command `robustidps rollback` is timed from the start of its process to the moment in which MLflow is first looked
+for: the decision is committed and printed by then.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -39,6 +43,20 @@ MINUTES = 6
 NAME = "toy"
 # What a registration and a judgement record in practice, in bytes of JSON.
 REGISTERED, JUDGED = 1500, 4000
+
+COMMAND = """
+import os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "mlflow":
+            os._exit(77)
+
+sys.meta_path.insert(0, Watch())
+sys.argv = ["robustidps", "rollback", sys.argv[1]]
+from robustidps.cli import main
+main()
+"""
 
 
 def main() -> int:
@@ -120,12 +138,29 @@ def measure(address: Callable[[Path, str], str], versions: int, rounds: int) -> 
             timed("... MLflow's picture", lambda r: r.ensure_projected(NAME))
             timed("rollback", lambda r: r.rollback(NAME))
             opened().ensure_projected(NAME)
+            opened().transition(NAME, pair[1], "Production", verdict=APPROVE)
+            taken.setdefault("the command `rollback`", []).append(command(settings))
+            opened().ensure_projected(NAME)
             timed("history", lambda r: r.history(NAME))
             timed("load production", lambda r: r.resolve(NAME, "production"))
             timed("MLflow's alias alone", lambda r: tracking.client.set_registered_model_alias(NAME, "peer", number))
         timed("history --verify", lambda r: r.verify())
         registry.store.close()
     return {what: float(np.median(seconds)) for what, seconds in taken.items()}
+
+
+def command(settings: Settings) -> float:
+    """Seconds from the start of `robustidps rollback` to its committed decision."""
+    places = {"HOME": settings.home, "DATABASE_URL": settings.database_url}
+    places["MLFLOW_TRACKING_URI"] = settings.mlflow_tracking_uri
+    env = os.environ | {f"ROBUSTIDPS_{key}": str(value) for key, value in places.items()}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", COMMAND, NAME], env=env, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    if done.returncode != 77 or "->" not in done.stdout:
+        raise RuntimeError(f"the command didn't get there: {done.stdout}{done.stderr}")
+    return seconds
 
 
 def fill(registry: ModelRegistry, versions: int) -> None:

@@ -23,7 +23,7 @@ from typing import IO, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from robustidps.errors import InputError, IntegrityError, NotFoundError, UnavailableError, printable
-from robustidps.registry.keys import InstallationKey, public_key
+from robustidps.registry.keys import InstallationKey, VerifyingKey
 from robustidps.settings import part_of, writable
 
 __all__ = ["FORMAT", "Manifest", "Writer", "extract", "read_manifest", "writing"]
@@ -213,15 +213,12 @@ def _parsed(path: Path, content: bytes) -> Manifest:
 
 
 def _require_signature(path: Path, manifest: Manifest, ends: dict[str, bytes]) -> None:
-    from securesystemslib.exceptions import UnverifiedSignatureError
-    from securesystemslib.signer import Signature
-
     try:
         signed = json.loads(ends[_SIGNATURE])
-        key = public_key(str(signed["public_key"]).encode(), path)
-        key.verify_signature(Signature(key.keyid, str(signed["signature"])), PREFIX + ends[_MANIFEST])
-        matches = key.keyid == manifest.key_id
-    except (ValueError, KeyError, TypeError, UnverifiedSignatureError):
+        key = VerifyingKey.of(str(signed["public_key"]).encode(), path)
+        payload = PREFIX + ends[_MANIFEST]
+        matches = key.keyid == manifest.key_id and key.verifies(str(signed["signature"]), payload)
+    except (ValueError, KeyError, TypeError):
         matches = False
     if not matches:
         raise IntegrityError("the manifest's signature does not match it", where=path, remedy=_OTHER)

@@ -13,12 +13,15 @@ freedom, for B bins and N and M rows (Yurdakul & Naranjo, Statistical properties
 Journal of Risk Model Validation 14(4), 2020). A column has moved when its PSI is at least the threshold *plus* that
 variable's mean and three standard deviations, so that a small window isn't taken for a moved one.
 
-Rows and scores are worked on in two threads, since NumPy and ONNX Runtime let go of the interpreter.
+Chunks are scored and counted in several threads, since NumPy and ONNX Runtime let go of the interpreter; results are
+taken in the chunks' order, so that threads change no figure.
 """
 
 from __future__ import annotations
 
 import math
+import os
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,6 +59,8 @@ HOUR_S = 3600
 NEVER = 1e9
 """An allowance that no column exceeds: nothing can be said of no rows."""
 RESAMPLES = 1000
+MOST_THREADS = 4
+"""Each holds a chunk in memory."""
 
 
 class ColumnFigures(BaseModel):
@@ -272,33 +277,42 @@ def measure(
     )
     rows, first, last = 0, math.inf, -math.inf
 
-    def count(chunk: Chunk) -> None:
-        tally.add(chunk.columns)
-
-    def judge(chunk: Chunk, x: npt.NDArray[np.float32], begins: int) -> None:
+    def score(chunk: Chunk, x: npt.NDArray[np.float32], begins: int) -> npt.NDArray[np.float32]:
         try:
-            p = bundle.probabilities(x)
+            p: npt.NDArray[np.float32] = bundle.probabilities(x)
         except SchemaError as error:
             where = f"{window.files[chunk.file]}, after flow {begins:,} of the window: {error.where}"
             raise SchemaError(error.problem, where=where, remedy=error.remedy) from None
+        return p
+
+    def take() -> None:
+        chunk, x, said = waiting.popleft()
+        p = said.result()
         scores.add(chunk, p, decide(p, bundle.metadata.thresholds, schema))
         drawn.add(x, p)
 
-    with ThreadPoolExecutor(2) as pool:
-        waiting: list[Future[None]] = []
+    threads = min(max(len(os.sched_getaffinity(0)), 2), MOST_THREADS)
+    waiting: deque[tuple[Chunk, npt.NDArray[np.float32], Future[npt.NDArray[np.float32]]]] = deque()
+    counted: Future[None] | None = None
+    with ThreadPoolExecutor(threads) as pool:
         for chunk in window.chunks():
             progress("comparing flows", rows, None, unit="flows")
             x = chunk.features
-            for done in waiting:
-                done.result()
+            if len(waiting) == threads:
+                take()
+            if counted is not None:
+                counted.result()  # one at a time: all add to the same counts
             # The chunk after this one is read, and hashed, while this one is counted and scored.
-            waiting = [pool.submit(judge, chunk, x, rows), pool.submit(count, chunk)]
+            waiting.append((chunk, x, pool.submit(score, chunk, x, rows)))
+            counted = pool.submit(tally.add, chunk.columns)
             digest.add(chunk, x)
             rows += len(chunk)
             if np.isfinite(chunk.time[:1]).all():
                 first, last = min(first, float(chunk.time.min())), max(last, float(chunk.time.max()))
-        for done in waiting:
-            done.result()
+        while waiting:
+            take()
+        if counted is not None:
+            counted.result()
     if not rows or drawn.rows is None or drawn.p is None:
         raise DatasetError("no flow is in the window", where="the window")
     progress("comparing flows", rows, rows, unit="flows")

@@ -1,4 +1,4 @@
-"""The installation's own signing key: ed25519, through securesystemslib.
+"""The installation's own signing key: ed25519, through `cryptography`; key ids as TUF and securesystemslib have them.
 
 `HOME/keys/installation.pem` is the private key, readable by its owner alone; `installation.pub` is the public one,
 which is all that checking a ledger takes. The pair is made on first use. Two processes that start at once end up
@@ -12,6 +12,7 @@ A private key that others can read is refused rather than repaired: whoever coul
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -24,20 +25,44 @@ from robustidps.errors import IntegrityError, StorageError
 from robustidps.settings import writable
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import CryptoSigner, SSlibKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = ["InstallationKey", "public_key", "read_private", "write_atomically"]
+__all__ = ["InstallationKey", "VerifyingKey", "read_private", "write_atomically"]
 
 
-def public_key(pem: bytes, where: object) -> SSlibKey:
-    """The ed25519 key in a PEM text. Raises IntegrityError."""
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    from securesystemslib.signer import SSlibKey
+class VerifyingKey:
+    """The public half of an ed25519 pair. `keyid` is SHA-256 (hex) over its canonical JSON, as TUF has it."""
 
-    try:
-        return SSlibKey.from_crypto(load_pem_public_key(pem))
-    except ValueError as error:
-        raise IntegrityError(f"is not a public key: {error}", where=where, remedy="restore it from a backup") from None
+    def __init__(self, key: Ed25519PublicKey) -> None:
+        self._key = key
+        described = {"keytype": "ed25519", "keyval": {"public": key.public_bytes_raw().hex()}, "scheme": "ed25519"}
+        self.keyid = hashlib.sha256(json.dumps(described, separators=(",", ":")).encode()).hexdigest()
+
+    @classmethod
+    def of(cls, pem: bytes, where: object) -> VerifyingKey:
+        """The key in a PEM text. Raises IntegrityError."""
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        remedy = "restore it from a backup"
+        try:
+            key = load_pem_public_key(pem)
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise IntegrityError(f"is not a public key: {error}", where=where, remedy=remedy) from None
+        if not isinstance(key, Ed25519PublicKey):
+            raise IntegrityError("is not an ed25519 key", where=where, remedy=remedy)
+        return cls(key)
+
+    def verifies(self, signature: str, payload: bytes) -> bool:
+        """Whether `signature`, in hex, was made over `payload` with the private half."""
+        from cryptography.exceptions import InvalidSignature
+
+        try:
+            self._key.verify(bytes.fromhex(signature), payload)
+        except (ValueError, InvalidSignature):
+            return False
+        return True
 
 
 @dataclass
@@ -50,9 +75,9 @@ class InstallationKey:
     folder: Path
 
     def __post_init__(self) -> None:
-        self._signer: CryptoSigner | None = None
-        self._trusted: dict[str, SSlibKey] | None = None
-        self._former: dict[str, tuple[SSlibKey, int]] | None = None
+        self._private: Ed25519PrivateKey | None = None
+        self._trusted: dict[str, VerifyingKey] | None = None
+        self._former: dict[str, tuple[VerifyingKey, int]] | None = None
 
     @property
     def private_file(self) -> Path:
@@ -69,7 +94,7 @@ class InstallationKey:
     @property
     def key_id(self) -> str:
         """The id of the key that signs. Makes the key where there is none; raises what `sign` raises."""
-        return self._loaded().public_key.keyid
+        return VerifyingKey(self._loaded().public_key()).keyid
 
     def sign(self, payload: bytes) -> tuple[str, str]:
         """(key id, signature in hex) over `payload`. Makes the key where there is none.
@@ -78,13 +103,12 @@ class InstallationKey:
             IntegrityError: the private key is missing beside its public half, readable by others, or unreadable.
             StorageError: the key can't be written.
         """
-        signature = self._loaded().sign(payload)
-        return signature.keyid, signature.signature
+        return self.key_id, self._loaded().sign(payload).hex()
 
-    def _loaded(self) -> CryptoSigner:
-        if self._signer is None:
-            self._signer = self._load_or_make()
-        return self._signer
+    def _loaded(self) -> Ed25519PrivateKey:
+        if self._private is None:
+            self._private = self._load_or_make()
+        return self._private
 
     def problem_with(self, payload: bytes, key_id: str, signature: str, seq: Any = None) -> str | None:
         """What is wrong with `signature` over `payload`, or None if a key of this installation made it.
@@ -92,22 +116,17 @@ class InstallationKey:
         Args:
             seq: the ledger record that is signed: one up to which a former installation's key counts.
         """
-        from securesystemslib.exceptions import UnverifiedSignatureError
-        from securesystemslib.signer import Signature
-
         key = self.trusted().get(key_id)
         if key is None and key_id in self.former():
             former, until = self.former()[key_id]
             key = former if isinstance(seq, int) and seq <= until else None
         if key is None:
             return f"is signed with key {str(key_id)[:16]}, which is not this installation's"
-        try:
-            key.verify_signature(Signature(key_id, str(signature)), payload)
-        except UnverifiedSignatureError:
+        if not key.verifies(str(signature), payload):
             return "has a signature that does not match its content"
         return None
 
-    def trusted(self) -> dict[str, SSlibKey]:
+    def trusted(self) -> dict[str, VerifyingKey]:
         """The public keys that count here, by key id; empty before anything was signed.
 
         Raises:
@@ -121,11 +140,11 @@ class InstallationKey:
                     return {}
                 self._loaded()
                 pem = self.public_file.read_bytes()
-            key = public_key(pem, self.public_file)
+            key = VerifyingKey.of(pem, self.public_file)
             self._trusted = {key.keyid: key}
         return self._trusted
 
-    def former(self) -> dict[str, tuple[SSlibKey, int]]:
+    def former(self) -> dict[str, tuple[VerifyingKey, int]]:
         """Former installations' public keys, by key id, with the last record that each counts for.
 
         Raises:
@@ -139,10 +158,11 @@ class InstallationKey:
             self._former = self._parsed(content)
         return self._former
 
-    def _parsed(self, content: bytes) -> dict[str, tuple[SSlibKey, int]]:
+    def _parsed(self, content: bytes) -> dict[str, tuple[VerifyingKey, int]]:
         try:
             entries = [
-                (public_key(str(e["public"]).encode(), self.former_file), int(e["until"])) for e in json.loads(content)
+                (VerifyingKey.of(str(e["public"]).encode(), self.former_file), int(e["until"]))
+                for e in json.loads(content)
             ]
         except (ValueError, KeyError, TypeError):
             raise IntegrityError("can't be read", where=self.former_file, remedy="restore it from a backup") from None
@@ -157,7 +177,7 @@ class InstallationKey:
 
     def retire(self, pem: bytes, until: int) -> None:
         """Has the public key in `pem` count for records up to number `until`. Raises IntegrityError, StorageError."""
-        public_key(pem, "the backup's public key")
+        VerifyingKey.of(pem, "the backup's public key")
         content = json.loads(self.former_file.read_bytes()) if self.former_file.exists() else []
         self.put_former(json.dumps([*content, {"public": pem.decode("ascii"), "until": until}]).encode())
 
@@ -171,16 +191,15 @@ class InstallationKey:
 
     def forget(self) -> None:
         """Forgets what was read from the folder."""
-        self._signer = self._trusted = self._former = None
+        self._private = self._trusted = self._former = None
 
     def _make_folder(self) -> None:
         with writable(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def _load_or_make(self) -> CryptoSigner:
+    def _load_or_make(self) -> Ed25519PrivateKey:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from securesystemslib.signer import CryptoSigner
 
         if not self.private_file.exists():
             if self.public_file.exists():
@@ -207,7 +226,7 @@ class InstallationKey:
             raise IntegrityError(
                 "is not the other half of installation.pem", where=self.public_file, remedy="restore both from a backup"
             )
-        return CryptoSigner(private)
+        return private
 
     def _make(self) -> None:
         from cryptography.hazmat.primitives import serialization

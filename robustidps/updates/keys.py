@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robustidps.errors import ConfigError, IntegrityError, NotFoundError, VersionExistsError
-from robustidps.registry.keys import public_key, read_private, write_atomically
+from robustidps.registry.keys import read_private, write_atomically
 from robustidps.settings import check_name, exists, writable
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class KeyRing:
             check_name(name, "key's name")
             file = self._file(f"{name}.pub")
             if file is not None:
-                self._public[name] = public_key(_read_public(file), file)
+                self._public[name] = _public_key(file)
             elif _variable(name) in os.environ:
                 self._public[name] = self._open(name).public_key
             else:
@@ -202,8 +202,13 @@ def _variable(name: str) -> str:
     return KEY_VARIABLE + name.upper().replace("-", "_")
 
 
-def _read_public(file: Path) -> bytes:
+def _public_key(file: Path) -> SSlibKey:
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from securesystemslib.signer import SSlibKey
+
     try:
-        return file.read_bytes()[:65_536]
+        return SSlibKey.from_crypto(load_pem_public_key(file.read_bytes()[:65_536]))
     except OSError as error:
         raise IntegrityError(f"can't be read: {error.strerror}", where=file) from None
+    except ValueError as error:
+        raise IntegrityError(f"is not a public key: {error}", where=file, remedy="restore it from a backup") from None

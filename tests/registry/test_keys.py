@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from securesystemslib.signer import Signature, SSlibKey
 
 from robustidps.errors import IntegrityError, StorageError
 from robustidps.registry import keys
@@ -26,6 +29,23 @@ def test_a_signature_over_something_else_is_refused(tmp_path):
     assert "does not match" in key.problem_with(b"pay1oad", key_id, signature)
     assert "does not match" in key.problem_with(b"payload", key_id, "zz")
     assert "not this installation's" in key.problem_with(b"payload", "0" * 64, signature)
+
+
+def test_keys_and_signatures_are_those_of_tuf(tmp_path):
+    key = InstallationKey(tmp_path)
+    key_id, signature = key.sign(b"payload")
+    same = SSlibKey.from_crypto(load_pem_public_key(key.public_file.read_bytes()))
+    assert same.keyid == key_id
+    same.verify_signature(Signature(key_id, signature), b"payload")
+
+
+def test_a_public_key_of_another_kind_is_refused(tmp_path):
+    InstallationKey(tmp_path).sign(b"")
+    other = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = other.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "installation.pub").write_bytes(pem)
+    with pytest.raises(IntegrityError, match="not an ed25519 key"):
+        InstallationKey(tmp_path).trusted()
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o620])
