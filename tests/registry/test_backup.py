@@ -289,11 +289,14 @@ def test_a_cut_archive_is_refused(saved, empty, tmp_path, share):
 
 
 def test_a_flipped_bit_anywhere_is_refused_or_harmless(saved, empty, tmp_path):
-    content = saved.read_bytes()
+    content, whole, refused = saved.read_bytes(), read_manifest(saved), 0
     for at in range(200, len(content), len(content) // 25):
         (tmp_path / "bit.tar.gz").write_bytes(content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :])
-        with pytest.raises(IntegrityError):
-            read_manifest(tmp_path / "bit.tar.gz")
+        try:
+            assert read_manifest(tmp_path / "bit.tar.gz") == whole  # in the padding behind the last file
+        except IntegrityError:
+            refused += 1
+    assert refused >= 24
 
 
 def test_what_is_no_archive_another_release_or_another_key_is_told(saved, empty, tmp_path):
