@@ -21,7 +21,7 @@ import logging
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -802,23 +802,18 @@ class ModelRegistry(Updating, Catalogue):
         ]
 
     def repair(self) -> list[str]:
-        """Finishes or reports registrations that were cut short, keeps the bundles that rollbacks need, and brings
-        MLflow's aliases and tags in line with the state; what was done, one sentence each.
+        """Finishes registrations cut short, but undoes updates that were; keeps the bundles that rollbacks need;
+        brings MLflow's aliases and tags in line with the state. What was done, one sentence each.
 
         Raises:
             RegistryUnavailableError: MLflow doesn't answer.
             LedgerError: the ledger was edited; nothing is repaired from it.
         """
-        done: list[str] = []
+        from robustidps.updates.installing import settle
+
+        done = [f"{name}: what an update that was killed had left is undone" for name in settle(self)]
         for summary in self.models():
-            for record in self.versions(summary.name):
-                if record.status == "reserved" and record.digest and self.cache.has(record.digest):
-                    kept = self.cache.check(record.digest)
-                    try:
-                        finished = self.register_model(record.model, record.version, kept, held_out=record.held_out)
-                    except VersionExistsError:
-                        continue  # it wasn't cut short: whoever was at it has finished meanwhile
-                    done.append(f"{finished.model}: registration of {finished.version} finished")
+            done += self._finish_registrations(summary.name)
             assigned = self.assignment(summary.name)
             for version in filter(None, (assigned.production, assigned.previous, assigned.staging)):
                 record = self.version(summary.name, version)
@@ -828,6 +823,27 @@ class ModelRegistry(Updating, Catalogue):
             if any(r.status != "reserved" for r in self.versions(summary.name)):
                 done += self.projection.complete(summary.name)
         return done
+
+    def _finish_registrations(self, name: str) -> Iterator[str]:
+        if not any(map(self._can_be_finished, self.versions(name))):
+            return
+        from robustidps.updates.installing import working_on
+
+        with ExitStack() as held:
+            try:
+                held.enter_context(working_on(self, name))
+            except ConflictError:
+                return  # an update is at work, and enters its version itself, with where it is from
+            for record in filter(self._can_be_finished, self.versions(name)):
+                kept = self.cache.check(record.digest or "")
+                try:
+                    self.register_model(name, record.version, kept, held_out=record.held_out)
+                except VersionExistsError:
+                    continue  # it wasn't cut short: whoever was at it has finished meanwhile
+                yield f"{name}: registration of {record.version} finished"
+
+    def _can_be_finished(self, record: VersionRecord) -> bool:
+        return record.status == "reserved" and record.digest is not None and self.cache.has(record.digest)
 
     def _project_or_warn(self, name: str) -> None:
         try:

@@ -145,13 +145,15 @@ def working_on(registry: ModelRegistry, name: str) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def settle(registry: ModelRegistry) -> None:
-    """Undoes what runs that were killed left behind, of all models; one that is at work is left alone."""
-    for folder in _work(registry).iterdir():
+def settle(registry: ModelRegistry) -> list[str]:
+    """Undoes what runs that were killed left behind, of all models, and names these; one at work is left alone."""
+    undone = []
+    for folder in sorted(_work(registry).iterdir()):
         if folder.is_symlink() or not folder.is_dir():
             continue  # not ours
         with suppress(ConflictError, NameInvalidError), working_on(registry, folder.name):
-            pass
+            undone.append(folder.name)
+    return undone
 
 
 def _work(registry: ModelRegistry) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -239,6 +240,15 @@ class Killed(BaseException):
     """Ends a run at a step; what it leaves on the disk is left as it is."""
 
 
+def killed(site, seen, monkeypatch, at: str) -> None:
+    """A round killed at a step: it cleans up nothing, neither its working folder nor a reservation."""
+    with monkeypatch.context() as patch:
+        patch.setattr(installing.shutil, "rmtree", lambda *a, **k: None)
+        patch.setattr(steps, "hook", lambda name: (_ for _ in ()).throw(Killed(name)) if name == at else None)
+        with pytest.raises(Killed):
+            installing.run(site, seen)
+
+
 @pytest.mark.fault("an update cut off after each of its steps", "finished or undone by the next run")
 @pytest.mark.parametrize(
     "at",
@@ -253,18 +263,45 @@ class Killed(BaseException):
 )
 def test_a_run_that_was_killed_is_finished_or_undone_by_the_next(site, remote, monkeypatch, at):
     _, seen = remote
-    # A killed process cleans up nothing: neither its working folder nor a reservation.
-    with monkeypatch.context() as patch:
-        patch.setattr(installing.shutil, "rmtree", lambda *a, **k: None)
-        patch.setattr(steps, "hook", lambda name: (_ for _ in ()).throw(Killed(name)) if name == at else None)
-        with pytest.raises(Killed):
-            installing.run(site, seen)
+    killed(site, seen, monkeypatch, at)
     assert site.assignment("toy").production == "1.0.0"
     [outcome] = installing.run(site, seen)
     assert outcome.outcome == "activated", outcome
     assert site.assignment("toy").production == "1.1.0"
     assert site.verify("toy").ok
     assert [d.version for d in site.history("toy") if d.action == "register"] == ["1.0.0", "1.1.0"]
+
+
+def test_repair_undoes_what_a_killed_update_had_begun_to_register(site, remote, monkeypatch):
+    _, seen = remote
+    killed(site, seen, monkeypatch, "register.uploaded")
+    assert site.version("toy", "1.1.0").status == "reserved"
+    assert [line for line in site.repair() if "killed" in line] == [
+        "toy: what an update that was killed had left is undone"
+    ]
+    assert [r.version for r in site.versions("toy")] == ["1.0.0"]
+    assert not list(site.settings.folder("updates", "work").iterdir())
+    assert installing.run(site, seen)[0].outcome == "activated"
+    [registered] = [d for d in site.history("toy") if (d.action, d.version) == ("register", "1.1.0")]
+    assert registered.evidence["provenance"]["target"] == "linear/toy/1.1.0/bundle.tar"
+    assert site.repair() == []
+
+
+def test_repair_leaves_a_registration_to_the_update_that_is_at_it(site, remote, monkeypatch):
+    _, seen = remote
+    said = []
+
+    def meanwhile(at):
+        if at == "register.cached":  # in a thread as in a process of its own: it has neither of the update's locks
+            with ThreadPoolExecutor() as other:
+                said.append(other.submit(site.repair).result(timeout=100))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "hook", meanwhile)
+        assert installing.run(site, seen)[0].outcome == "activated"
+    assert said == [[]]
+    [registered] = [d for d in site.history("toy") if (d.action, d.version) == ("register", "1.1.0")]
+    assert "provenance" in registered.evidence
 
 
 def test_a_model_moved_by_somebody_else_meanwhile_stays_as_they_left_it(site, remote, bundles, monkeypatch):
@@ -417,11 +454,7 @@ def test_a_number_that_a_training_takes_meanwhile_stays_the_trainings(site, remo
 
 def test_what_a_killed_run_noted_does_not_give_back_a_trainings_number(site, remote, monkeypatch):
     _, seen = remote
-    with monkeypatch.context() as patch:
-        patch.setattr(installing.shutil, "rmtree", lambda *a, **k: None)
-        patch.setattr(steps, "hook", lambda at: (_ for _ in ()).throw(Killed(at)) if at == "update.noted" else None)
-        with pytest.raises(Killed):
-            installing.run(site, seen)
+    killed(site, seen, monkeypatch, "update.noted")
     site.reserve_version("toy", "1.1.0")
     installing.run(site, seen)
     assert site.version("toy", "1.1.0").status == "reserved"
