@@ -49,6 +49,7 @@ from robustidps.bundle.parity import TOLERANCE, ParityReport
 from robustidps.bundle.session import BATCH, Session
 from robustidps.calibration import softmax
 from robustidps.errors import BundleError, RobustIDPSError, SchemaError, VersionExistsError, printable
+from robustidps.evaluation.reference import fitting_profile
 from robustidps.families import TrainedModel
 from robustidps.preprocessing import Preprocessing
 from robustidps.registry.metadata import ModelMetadata
@@ -313,6 +314,7 @@ def _examine(contents: Contents, digest: str) -> Examined:
         raise BundleError("isn't the schema that metadata.json names", where=folder / "schema.json")
     if strangers := set(metadata.thresholds) - set(schema.classes[1:]):
         raise BundleError(f"thresholds for {sorted(strangers)[:3]}, no attack class", where=folder / "metadata.json")
+    fitting_profile(reference, schema, folder / "reference.json")
     golden = unpack_golden(files["golden.npz"], schema.input_dim, schema.output_dim, where=folder / "golden.npz")
     return Examined(folder, digest, metadata, schema, reference, evaluation, golden, files["model.onnx"])
 
@@ -350,7 +352,7 @@ def write_bundle(
         folder: where the bundle shall be; must not exist yet.
         metadata: `checksum`, `schema_digest` and `temperature` are filled in here.
         rows: real rows, for the parity gate and (up to 256 of them) as golden rows.
-        reference: aggregates of the training distribution, for drift.
+        reference: aggregates of the training distribution, for drift (`evaluation.reference.profile`).
         evaluation: figures at training time.
 
     Raises:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +23,7 @@ from robustidps.errors import (
     UpdateError,
 )
 from robustidps.registry import steps
+from robustidps.registry.metadata import ModelMetadata
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import Settings, use_settings
 from robustidps.testing.judged import DAY
@@ -366,6 +368,24 @@ def test_a_mirror_that_sends_something_else_cannot_have_a_good_version_refused_f
     assert refusals(site) == [("turn_away", "1.1.0", "hold")]  # once, whatever it sends
     seen.fetcher.answers.clear()
     assert installing.run(site, seen)[0].outcome == "activated"
+
+
+def test_a_reference_profile_that_is_none_is_refused_once_and_for_good(site, bundles, tmp_path):
+    from robustidps.testing.forge import reseal
+
+    shutil.copytree(bundles["1.1.0"].path, tmp_path / "b")
+    (tmp_path / "b" / "reference.json").write_text('{"rows": "many"}')
+    reseal(tmp_path / "b")
+    metadata = ModelMetadata.from_json((tmp_path / "b" / "metadata.json").read_bytes(), where="b")
+    memory = MemoryRemote()
+    memory.add(SimpleNamespace(path=tmp_path / "b", metadata=metadata))
+    memory.publish()
+    seen = memory.registry(site.settings.home)
+    [outcome] = installing.run(site, seen)
+    assert outcome.outcome == "refused" and "reference.json" in outcome.reasons[0]
+    assert installing.run(site, seen)[0].outcome == "none"
+    assert refusals(site) == [("turn_away", "1.1.0", "reject")]
+    assert "reference.json" in site.history("toy")[-1].reasons[0]
 
 
 def test_traffic_of_ours_that_was_damaged_is_not_held_against_the_version(site, remote):
