@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,75 +25,19 @@ from robustidps.registry import steps
 from robustidps.registry.metadata import ModelMetadata
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import Settings, use_settings
-from robustidps.testing.judged import DAY
 from robustidps.testing.registry import APPROVE, MemoryTracking
 from robustidps.testing.remote import MemoryRemote
 from robustidps.testing.traffic import toy_traffic
 from robustidps.traffic.schema import TrafficSchema
 from robustidps.updates import installing
 from robustidps.updates.offers import Update, check, survey
-
-RULES = """
-name: toy_update
-evidence: {min_rows: 100, min_blocks: 5, stages: [Production]}
-rules:
-  - {kind: gain, metric: accuracy, relative: true, margin: 0.02, stages: [Production]}
-  - {kind: schema_compatible}
-  - {kind: same_major}
-  - {kind: rollback_available, stages: [Production]}
-left_out:
-  threshold: the toy model is linear, and this is not about it
-  recall_floor: the toy model is linear, and this is not about it
-  false_positive_ceiling: the toy model is linear, and this is not about it
-  latency: not what these models are about
-  stability: not what these models are about
-"""
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
-    """By version: 1.0.0 never learnt, 1.1.0 did, the others never did; two of another model."""
-    from robustidps.testing.linear import Linear, LinearSettings
-    from robustidps.training import train_bundle
-
-    folder = tmp_path_factory.mktemp("bundles")
-    train, validation = toy_traffic(900, seed=3), toy_traffic(400, seed=4)
-    validation = replace(validation, time=validation.time + DAY)
-    made = {}
-    for called in ("1.0.0", "1.1.0", "1.2.0", "1.0.5", "away", "away 1.1.0"):
-        name, _, version = called.rpartition(" ")
-        name, version = ("away", version.replace("away", "1.0.0")) if "away" in called else ("toy", version)
-        learns = called == "1.1.0"
-        settings = LinearSettings(seed=0, epochs=150 if learns else 1, learning_rate=0.5 if learns else 1e-6)
-        train_bundle(Linear(), settings, train, validation, name=name, version=version, out=folder / name / version)
-        made[called] = open_bundle(folder / name / version)
-    return made
-
-
-@pytest.fixture
-def site(tmp_path, bundles):
-    """An installation with 1.0.0 in production, held-out traffic of its own, and automatic updates on."""
-    home = tmp_path / "home"
-    (home / "configs" / "promotion").mkdir(parents=True)
-    (home / "configs" / "promotion" / "toy_update.yaml").write_text(RULES)
-    settings = Settings(home=home, enable_auto_update=True, updates_rules={"toy": "toy_update"})
-    registry = ModelRegistry(settings=settings, tracking=MemoryTracking(settings))
-    traffic = toy_traffic(900, seed=9)
-    held_out = replace(traffic, time=traffic.time + 5 * DAY)
-    path = held_out.write(settings.folder("traffic") / "held-out.parquet")
-    facts = {"path": str(path), "digest": held_out.digest, "dataset": "toy", "rules": "toy_update"}
-    registry.register_model("toy", "1.0.0", bundles["1.0.0"].path, held_out=facts)
-    registry.transition("toy", "1.0.0", "Production", verdict=APPROVE)
-    with use_settings(settings):
-        yield registry
+from tests.updates.site import RULES
 
 
 @pytest.fixture
 def remote(site, bundles):
     """A repository that offers 1.1.0, and this installation's view of it."""
-    memory = MemoryRemote()
-    memory.add(bundles["1.1.0"])
-    memory.publish()
+    memory = MemoryRemote.offering(bundles["1.1.0"])
     return memory, memory.registry(site.settings.home)
 
 
@@ -377,9 +320,7 @@ def test_a_reference_profile_that_is_none_is_refused_once_and_for_good(site, bun
     (tmp_path / "b" / "reference.json").write_text('{"rows": "many"}')
     reseal(tmp_path / "b")
     metadata = ModelMetadata.from_json((tmp_path / "b" / "metadata.json").read_bytes(), where="b")
-    memory = MemoryRemote()
-    memory.add(SimpleNamespace(path=tmp_path / "b", metadata=metadata))
-    memory.publish()
+    memory = MemoryRemote.offering(SimpleNamespace(path=tmp_path / "b", metadata=metadata))
     seen = memory.registry(site.settings.home)
     [outcome] = installing.run(site, seen)
     assert outcome.outcome == "refused" and "reference.json" in outcome.reasons[0]
@@ -594,9 +535,7 @@ def test_only_the_family_of_what_is_in_production_speaks_for_a_model(site, bundl
 
     shutil.copytree(bundles["1.1.0"].path, tmp_path / "b")
     reseal(tmp_path / "b", family="another")
-    memory = MemoryRemote()
-    memory.add(open_bundle(tmp_path / "b"))
-    memory.publish()
+    memory = MemoryRemote.offering(open_bundle(tmp_path / "b"))
     seen = memory.registry(site.settings.home)
     assert survey(site, seen) == []
     # ... whatever else was registered under the name meanwhile
@@ -614,9 +553,7 @@ def test_a_model_of_no_family_is_not_any_familys(tmp_path, bundles):
     shutil.copytree(bundles["1.0.0"].path, tmp_path / "b")
     reseal(tmp_path / "b", family="")
     own.register_model("toy", "1.0.0", tmp_path / "b")
-    memory = MemoryRemote()
-    memory.add(bundles["1.1.0"])
-    memory.publish()
+    memory = MemoryRemote.offering(bundles["1.1.0"])
     assert survey(own, memory.registry(own.settings.home)) == []
 
 
@@ -625,10 +562,7 @@ def test_a_model_that_several_families_offer_is_nobodys_until_one_is_here(tmp_pa
 
     shutil.copytree(bundles["1.1.0"].path, tmp_path / "b")
     reseal(tmp_path / "b", family="another")
-    memory = MemoryRemote()
-    for offered in (bundles["1.1.0"], open_bundle(tmp_path / "b")):
-        memory.add(offered)
-    memory.publish()
+    memory = MemoryRemote.offering(bundles["1.1.0"], open_bundle(tmp_path / "b"))
     settings = Settings(home=tmp_path / "new", enable_auto_update=True)
     new = ModelRegistry(settings=settings, tracking=MemoryTracking(settings))
     seen = memory.registry(new.settings.home)

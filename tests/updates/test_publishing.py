@@ -7,10 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -42,17 +40,13 @@ from robustidps.settings import writable
 from robustidps.testing.forge import reseal
 from robustidps.testing.linear import toy_bundle
 from robustidps.testing.registry import memory_registry
+from robustidps.testing.web import served
 from robustidps.updates import staging
 from robustidps.updates.archive import unpack
 from robustidps.updates.naming import Summary
 from robustidps.updates.publishing import Publisher, RoleKeys, has_real_rows
 
 PASSPHRASE = b"correct horse battery"
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *unused: object) -> None:
-        pass
 
 
 class Clock:
@@ -95,19 +89,13 @@ def publisher(tmp_path, clock) -> Publisher:
 @pytest.fixture
 def serve():
     """Serves a folder on loopback; its address."""
-    servers = []
+    with ExitStack() as servers:
 
-    def start(folder: Path) -> str:
-        folder.mkdir(parents=True, exist_ok=True)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
+        def start(folder: Path) -> str:
+            folder.mkdir(parents=True, exist_ok=True)
+            return servers.enter_context(served(folder))
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 BUNDLE = "linear/toy/1.0.0/bundle.tar"
