@@ -312,7 +312,7 @@ class _Sweep:
 
     def _undo_update(self, name: str) -> bool:
         """As the next update of the model would: a number that it had reserved is free again."""
-        from robustidps.updates.installing import working_on
+        from robustidps.updates.working import working_on
 
         try:
             with working_on(self.registry, name):
