@@ -19,13 +19,10 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +30,7 @@ import numpy as np
 
 from benchmarks._pages import circumstances, table, write_section
 from robustidps.testing.registry import APPROVE
+from robustidps.testing.web import Files, served
 
 MINUTES = 3
 VERSIONS = 1000
@@ -67,7 +65,7 @@ def measured(folder: Path, versions: int, rounds: int) -> str:
     root = publisher.status().root
     assert root is not None
     rows: dict[str, list[tuple[float, int, int]]] = {}
-    with served(folder / "publisher" / "public") as (url, count):
+    with counting(folder / "publisher" / "public") as (url, count):
         known = folder / "known"
         offers(url, known, root)
         for turn in range(rounds):
@@ -126,7 +124,7 @@ def taken(folder: Path, rounds: int) -> str:
         steps.setdefault(what, []).append(time.perf_counter() - began)
         return result
 
-    with served(folder / "publisher" / "public") as (url, _), use_settings(settings):
+    with served(folder / "publisher" / "public") as url, use_settings(settings):
         for number in range(1, rounds + 1):
             publisher.add_many([made[number]], with_real_rows=True)
             root = publisher.status().root
@@ -300,11 +298,11 @@ def timed(
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
+def counting(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
     """A folder on loopback: its address, and a count of bytes and requests that were answered."""
     count = {"bytes": 0, "requests": 0}
 
-    class Counting(SimpleHTTPRequestHandler):
+    class Counted(Files):
         def setup(self) -> None:
             super().setup()
             write = self.wfile.write
@@ -318,16 +316,8 @@ def served(folder: Path) -> Iterator[tuple[str, dict[str, int]]]:
         def log_request(self, *unused: object) -> None:
             count["requests"] += 1
 
-        def log_message(self, *unused: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Counting, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", count
-    finally:
-        server.shutdown()
-        server.server_close()
+    with served(folder, Counted) as url:
+        yield url, count
 
 
 if __name__ == "__main__":

@@ -14,12 +14,7 @@ from __future__ import annotations
 import math
 import secrets
 import shutil
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +43,7 @@ from robustidps.settings import get_settings, use_settings
 from robustidps.tasks.references import load
 from robustidps.tasks.traffic import ingest_file
 from robustidps.tasks.training import discard_bundles
+from robustidps.testing.web import served
 from robustidps.updates.installing import open_remote, run
 from robustidps.updates.offers import check
 from robustidps.updates.publishing import Publisher
@@ -253,7 +249,7 @@ def _taken_elsewhere(better: dict[str, Any], dataset: str, seed: int, quiet: boo
     publisher.init()
     with here.bundle(OTHER, better["version"]) as bundle:
         publisher.add(bundle.path, progress=current())
-    with _served(folder / "public") as url:
+    with served(folder / "public") as url:
         branch = settings.model_copy(update={"home": home, "remote_registry_url": (url,), "enable_auto_update": True})
         with use_settings(branch):
             there = ModelRegistry(settings=branch)
@@ -273,23 +269,6 @@ def _taken_elsewhere(better: dict[str, Any], dataset: str, seed: int, quiet: boo
         text = f"accuracy {outcome.measured} as measured there: {outcome.outcome}"
         console.line("at a branch office", "; ".join([text, *outcome.reasons]), color)
     return outcome.as_dict()
-
-
-@contextmanager
-def _served(folder: Path) -> Iterator[str]:
-    """The folder's files on loopback, for the length of a block; the address."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
 
 
 def _fresh_capture(seed: int) -> tuple[Path, Path]:

@@ -17,7 +17,6 @@ A bundle is looked at twice: should its version have come into a stage while it 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -33,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from robustidps.errors import ConflictError, RegistryUnavailableError, RobustIDPSError
+from robustidps.folderlocks import held
 from robustidps.monitoring.reviews import anchor_version
 from robustidps.registry.metadata import version_key
 from robustidps.registry.records import VersionRecord
@@ -117,7 +117,7 @@ class Collected:
 @contextmanager
 def working(settings: Settings, name: str) -> Iterator[None]:
     """Tells `collect` for the length of the block, or of the process, that somebody works on a version of `name`."""
-    with _flock(settings.folder("runs", name), fcntl.LOCK_SH):
+    with held(settings.folder("runs", name), shared=True):
         yield
 
 
@@ -210,7 +210,7 @@ class _Sweep:
             if folder.name.startswith(("import-", TRASH)):
                 yield from self._old(folder, "run folder", limit)
                 continue
-            with contextlib.suppress(BlockingIOError), _flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with contextlib.suppress(BlockingIOError), held(folder, wait=False):
                 for path in _entries(folder):
                     if _RUN.fullmatch(path.name) or path.name.startswith(TRASH):
                         yield from self._old(path, "run folder", limit)
@@ -223,7 +223,7 @@ class _Sweep:
             if record.digest and self.registry.cache.has(record.digest):
                 continue  # its registration was cut short; `registry repair` finishes it
             folder = self.registry.settings.folder("runs", record.model)
-            with contextlib.suppress(BlockingIOError), _flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with contextlib.suppress(BlockingIOError), held(folder, wait=False):
 
                 def release(record: VersionRecord = record) -> None:
                     self.registry.release_reservation(record.model, record.version)
@@ -291,7 +291,7 @@ class _Sweep:
             for item in self._old(path, "leftover", limit):
                 yield replace(item, remove=partial(self._undo_update, path.name))
         for path in _entries(folder / "quarantine"):
-            with contextlib.suppress(BlockingIOError, NotADirectoryError), _flock(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            with contextlib.suppress(BlockingIOError, NotADirectoryError), held(path, wait=False):
                 yield from self._old(path, "leftover", limit)
         for path in _entries(folder):
             if path.name.startswith((".checking-", TRASH)):
@@ -312,7 +312,7 @@ class _Sweep:
 
     def _undo_update(self, name: str) -> bool:
         """As the next update of the model would: a number that it had reserved is free again."""
-        from robustidps.updates.installing import working_on
+        from robustidps.updates.working import working_on
 
         try:
             with working_on(self.registry, name):
@@ -416,14 +416,3 @@ def _measured(path: Path) -> tuple[int, float]:
             size += status.st_size if not entry.is_dir() else 0
             touched = max(touched, status.st_mtime)
     return size, touched
-
-
-@contextmanager
-def _flock(folder: Path, how: int) -> Iterator[None]:
-    """A lock on a folder, which ends with the process. Raises BlockingIOError where it is asked not to wait."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, how)
-        yield
-    finally:
-        os.close(handle)

@@ -24,6 +24,7 @@ from robustidps.errors import (
     StorageError,
     VersionExistsError,
 )
+from robustidps.evaluation.reference import profile
 from robustidps.preprocessing import Preprocessing
 from robustidps.registry.metadata import ModelMetadata
 from robustidps.testing.linear import TrainedLinear, toy_bundle
@@ -44,7 +45,7 @@ def parts(**changes):
         "preprocessing": Preprocessing.fit(TOY, ROWS.features),
         "temperature": 1.7,
         "rows": ROWS,
-        "reference": {"rows": 400},
+        "reference": profile(ROWS),
     }
     return made | changes
 
@@ -220,15 +221,17 @@ def test_an_existing_bundle_is_never_overwritten(tmp_path):
     "changes, error",
     [
         ({"rows": ROWS.select(slice(0, 0))}, ParityError),
-        ({"reference": {"mean": float("nan")}}, BundleError),
-        ({"reference": {"when": object()}}, BundleError),
+        ({"reference": profile(ROWS) | {"mean": float("nan")}}, BundleError),
+        ({"reference": profile(ROWS) | {"when": object()}}, BundleError),
+        ({"reference": {}}, BundleError),
+        ({"reference": profile(ROWS) | {"rows": 399}}, BundleError),
         ({"temperature": 0.0}, ValueError),
         ({"metadata": parts()["metadata"].model_copy(update={"input_dim": 9})}, SchemaError),
         ({"metadata": parts()["metadata"].model_copy(update={"schema_digest": "0" * 64})}, SchemaError),
         ({"metadata": parts()["metadata"].model_copy(update={"thresholds": {"Benign": 0.5}})}, BundleError),
         ({"schema": TOY.model_copy(update={"classes": ("Benign", "A", "B", "C")})}, SchemaError),
     ],
-    ids=["no rows", "NaN", "object", "temperature", "width", "digest", "threshold", "schema"],
+    ids=["no rows", "NaN", "object", "none", "sum", "temperature", "width", "digest", "threshold", "schema"],
 )
 def test_parts_that_do_not_fit_are_refused(tmp_path, changes, error):
     with pytest.raises(error):

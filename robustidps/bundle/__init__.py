@@ -16,11 +16,9 @@ other, and only then does ONNX Runtime see anything; the golden rows it has to r
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -49,7 +47,9 @@ from robustidps.bundle.parity import TOLERANCE, ParityReport
 from robustidps.bundle.session import BATCH, Session
 from robustidps.calibration import softmax
 from robustidps.errors import BundleError, RobustIDPSError, SchemaError, VersionExistsError, printable
+from robustidps.evaluation.reference import fitting_profile
 from robustidps.families import TrainedModel
+from robustidps.folderlocks import Claimed, remove_abandoned
 from robustidps.preprocessing import Preprocessing
 from robustidps.registry.metadata import ModelMetadata
 from robustidps.settings import writable
@@ -313,6 +313,7 @@ def _examine(contents: Contents, digest: str) -> Examined:
         raise BundleError("isn't the schema that metadata.json names", where=folder / "schema.json")
     if strangers := set(metadata.thresholds) - set(schema.classes[1:]):
         raise BundleError(f"thresholds for {sorted(strangers)[:3]}, no attack class", where=folder / "metadata.json")
+    fitting_profile(reference, schema, folder / "reference.json")
     golden = unpack_golden(files["golden.npz"], schema.input_dim, schema.output_dim, where=folder / "golden.npz")
     return Examined(folder, digest, metadata, schema, reference, evaluation, golden, files["model.onnx"])
 
@@ -350,7 +351,7 @@ def write_bundle(
         folder: where the bundle shall be; must not exist yet.
         metadata: `checksum`, `schema_digest` and `temperature` are filled in here.
         rows: real rows, for the parity gate and (up to 256 of them) as golden rows.
-        reference: aggregates of the training distribution, for drift.
+        reference: aggregates of the training distribution, for drift (`evaluation.reference.profile`).
         evaluation: figures at training time.
 
     Raises:
@@ -542,33 +543,9 @@ def _partial_folder(folder: Path) -> Iterator[Path]:
         if os.path.lexists(folder):
             raise _exists(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder.parent)
-        partial = folder.parent / f".partial-{folder.name}-{secrets.token_hex(4)}"
-        partial.mkdir()
-        lock = os.open(partial, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        remove_abandoned(folder.parent, _PARTIAL.fullmatch)
+        with Claimed(folder.parent, f".partial-{folder.name}-") as partial:
             yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            os.close(lock)
-
-
-def _remove_abandoned(parent: Path) -> None:
-    for path in parent.iterdir():
-        if not _PARTIAL.fullmatch(path.name) or path.is_symlink() or not path.is_dir():
-            continue
-        try:
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            continue  # gone meanwhile, or not ours to touch
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except OSError:
-            continue  # its writer lives
-        finally:
-            os.close(lock)
 
 
 @contextmanager

@@ -16,20 +16,33 @@ quantile falls on (a constant column, a heavy tie such as 0) gets a bin to itsel
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from robustidps.errors import BundleError, DatasetError, SchemaError
+from robustidps.errors import BundleError, DatasetError, SchemaError, printable
+from robustidps.traffic.schema import TrafficSchema
 from robustidps.traffic.trafficset import TrafficSet
 
-__all__ = ["FeatureProfile", "ReferenceProfile", "drift_against_profile", "profile", "psi", "read_profile"]
+__all__ = [
+    "FeatureProfile",
+    "ReferenceProfile",
+    "drift_against_profile",
+    "fitting_profile",
+    "profile",
+    "psi",
+    "read_profile",
+]
 
 MAX_BINS = 20
 MIN_ROWS_PER_BIN = 50
 _CONFIDENCE_EDGES = [round(0.1 * i, 1) for i in range(1, 10)]
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+_Count = Annotated[int, Field(ge=0, le=2**53)]  # a double holds it exactly
+_Edge = Annotated[float, Field(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
 
 
 class FeatureProfile(BaseModel):
@@ -40,19 +53,21 @@ class FeatureProfile(BaseModel):
 
     name: str
     kind: Literal["numeric", "categorical"]
-    edges: list[float] = Field(default_factory=list, max_length=4 * MAX_BINS)
-    counts: list[int] = Field(min_length=1, max_length=10_001)
-    missing: int = Field(ge=0)
+    edges: list[_Edge] = Field(default_factory=list, max_length=4 * MAX_BINS)
+    counts: list[_Count] = Field(min_length=1, max_length=10_001)
+    missing: _Count
 
     @model_validator(mode="after")
     def _fits(self) -> FeatureProfile:
         if self.kind == "numeric" and len(self.counts) != len(self.edges) + 1:
             raise ValueError("a numeric feature has one count more than edges")
-        if not all(np.isfinite(self.edges)) or any(a >= b for a, b in zip(self.edges, self.edges[1:], strict=False)):
-            raise ValueError("edges are not finite and increasing")
-        if min(self.counts) < 0:
-            raise ValueError("a count is negative")
+        if not all(a < b for a, b in zip(self.edges, self.edges[1:], strict=False)):
+            raise ValueError("edges are not increasing")
         return self
+
+    @property
+    def rows(self) -> int:
+        return sum(self.counts) + self.missing
 
 
 class ReferenceProfile(BaseModel):
@@ -62,10 +77,12 @@ class ReferenceProfile(BaseModel):
 
     format_version: Literal[1] = 1
     schema_digest: str
-    rows: int = Field(ge=0)
-    features: list[FeatureProfile] = Field(min_length=1, description="in the schema's order")
-    classes: list[str] = Field(min_length=2)
-    predictions: list[int] | None = Field(default=None, description="rows per predicted class (argmax)")
+    rows: _Count
+    features: list[FeatureProfile] = Field(min_length=1, max_length=10_000, description="in the schema's order")
+    classes: list[str] = Field(min_length=2, max_length=1_000)
+    predictions: list[_Count] | None = Field(
+        default=None, max_length=1_000, description="rows per predicted class (argmax)"
+    )
     confidence: FeatureProfile | None = Field(default=None, description="the top class's probability, in tenths")
 
 
@@ -109,7 +126,39 @@ def read_profile(content: dict[str, Any], where: object = "reference.json") -> R
         return ReferenceProfile.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        raise BundleError(f"'{'.'.join(str(k) for k in first['loc'])}': {first['msg']}", where=where) from None
+        place = printable(".".join(str(k) for k in first["loc"]))
+        raise BundleError(f"'{place}': {printable(first['msg'])}", where=where) from None
+
+
+def fitting_profile(content: dict[str, Any], schema: TrafficSchema, where: object) -> ReferenceProfile:
+    """`content` checked, and held against the schema of the bundle that it lies in.
+
+    Raises:
+        BundleError: it isn't what `profile` makes of rows under this schema.
+    """
+    given = content.get("features")
+    if isinstance(given, list) and len(given) != schema.input_dim:  # before each of them is looked at
+        raise BundleError(f"has {len(given)} features, the schema {schema.input_dim}", where=where)
+    found = read_profile(content, where)
+    if found.schema_digest != schema.digest or tuple(found.classes) != schema.classes:
+        raise BundleError("is of another schema than the model", where=where)
+    for column, feature in zip(found.features, schema.features, strict=True):
+        categories = len(feature.vocabulary) + 1 if feature.kind == "categorical" else None
+        if column.name != feature.name or (column.kind == "categorical") != (feature.kind == "categorical"):
+            raise BundleError(f"describes another column in the place of {feature.name!r}", where=where)
+        if categories not in (None, len(column.counts)):
+            raise BundleError(
+                f"counts {len(column.counts)} categories of {feature.name!r}, the schema {categories}", where=where
+            )
+    if found.predictions is not None and len(found.predictions) != schema.output_dim:
+        raise BundleError(f"counts predictions of {len(found.predictions)} classes", where=where)
+    sums = {f"feature {c.name!r}": c.rows for c in found.features}
+    sums |= {"predictions": sum(found.predictions)} if found.predictions is not None else {}
+    sums |= {"confidence": found.confidence.rows} if found.confidence is not None else {}
+    for what, rows in sums.items():
+        if rows != found.rows:
+            raise BundleError(f"is of {found.rows:,} rows, but its {what} of {rows:,}", where=where)
+    return found
 
 
 def drift_against_profile(

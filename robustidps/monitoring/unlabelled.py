@@ -17,7 +17,7 @@ from robustidps.decisions import NEVER, decide
 from robustidps.errors import BundleError, DatasetError, SchemaError
 from robustidps.evaluation.bootstrap import fold, interval
 from robustidps.evaluation.drift import DriftSettings
-from robustidps.evaluation.reference import read_profile
+from robustidps.evaluation.reference import fitting_profile
 from robustidps.evaluation.report import Unlabelled
 from robustidps.evaluation.timing import measure
 from robustidps.monitoring.figures import RESAMPLES, blocks, columns_moved
@@ -124,9 +124,9 @@ def moved(bundle: Any, features: npt.NDArray[np.float32]) -> list[str] | None:
         BundleError: the bundle's reference is malformed, or of another schema.
     """
     settings, where = DriftSettings.load(), f"{bundle.metadata.name} {bundle.metadata.version}: reference.json"
-    profile = read_profile(bundle.reference, where)
-    if len(profile.features) != features.shape[1] or profile.schema_digest != bundle.schema.digest:
-        raise BundleError("is of another schema than the model", where=where)
+    profile = fitting_profile(bundle.reference, bundle.schema, where)
+    if len(profile.features) != features.shape[1]:
+        raise BundleError("is of another schema than the traffic", where=where)
     if min(profile.rows, len(features)) < settings.min_rows:
         return None
     return columns_moved(profile, features, settings.windows.psi)

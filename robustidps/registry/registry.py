@@ -7,7 +7,7 @@
     cache.py        verified bundles kept on this machine                    tracking.py    MLflow: runs, artefacts
     projection.py   MLflow's aliases and tags as a picture of the state      registration.py  a bundle becomes a version
     adoption.py     a model that isn't a bundle yet becomes one              objects.py      artefacts in S3
-    preparing.py    tables and bucket made, or brought up to date
+    preparing.py    tables and bucket made, or brought up to date            reports.py      what is measured, in MLflow
     live.py         handles of loaded models, and what they use swapped when a version moves in this process
 
 Moving a version is one transaction in the state store, after which the picture in MLflow follows; if MLflow is away,
@@ -21,7 +21,7 @@ import logging
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,25 +41,23 @@ from robustidps.progress import Progress, silent
 from robustidps.registry import live
 from robustidps.registry.adoption import as_bundle, is_bundle
 from robustidps.registry.cache import BundleCache
-from robustidps.registry.catalogue import Catalogue
 from robustidps.registry.keys import InstallationKey
-from robustidps.registry.ledger import Decision, Ledger, LedgerReport, Problem, canonical
+from robustidps.registry.ledger import Decision, Ledger, LedgerReport, Problem
 from robustidps.registry.live import Loaded, ModelHandle
-from robustidps.registry.metadata import ModelMetadata, TrainingFacts, check_version
+from robustidps.registry.metadata import ModelMetadata, check_version
 from robustidps.registry.projection import Projection
 from robustidps.registry.records import Assignment, ModelSummary, VersionRecord, acting, verdict_parts
 from robustidps.registry.registration import Registration
-from robustidps.registry.showing import HEADLINE, describe
+from robustidps.registry.reports import Reports
 from robustidps.registry.stages import ALIAS, APPROVED, HARDWARE, OVERRIDE, RECORDS, TURNED_AWAY, check_stage
 from robustidps.registry.state import StateStore
-from robustidps.registry.tracking import TAG, Tracking, TrainingRun
+from robustidps.registry.tracking import Tracking
 from robustidps.registry.transitions import Also, Move, commit
 from robustidps.settings import Settings, check_name, get_settings, make_settings, with_changes, writable
 from robustidps.updates.api import Updating
 
 if TYPE_CHECKING:
     from robustidps.bundle import Bundle
-    from robustidps.evaluation.report import Evaluation
     from robustidps.importing import Features, Output
     from robustidps.traffic.schema import TrafficSchema
     from robustidps.traffic.trafficset import TrafficSet
@@ -69,7 +67,7 @@ __all__ = ["Assignment", "ModelHandle", "ModelRegistry", "ModelSummary", "Versio
 log = logging.getLogger(__name__)
 
 
-class ModelRegistry(Updating, Catalogue):
+class ModelRegistry(Updating, Reports):
     """The registry of one installation.
 
     Args:
@@ -239,90 +237,6 @@ class ModelRegistry(Updating, Catalogue):
         with as_bundle(self, name, version, given, metadata, network=network, progress=progress, **how) as folder:
             self._registration.register(name, version, folder, None, **kept)
         return self.version(name, version)
-
-    # --- the training's run, and what is measured later
-
-    @contextmanager
-    def training_run(self, name: str, version: str, **options: Any) -> Iterator[TrainingRun]:
-        """An MLflow run for the length of a training; see `Tracking.training_run`."""
-        with self.tracking.training_run(check_name(name), check_version(version), **options) as run:
-            yield run
-
-    def log_evaluation(
-        self,
-        name: str,
-        version: str,
-        evaluation: Evaluation,
-        files: Iterable[Path] = (),
-        drift: Any = None,
-        *,
-        drift_share: float | None = None,
-    ) -> None:
-        """Puts figures, pictures and reports into the version's run, its headline figures on the version, and both
-        with links into its description, below what a person wrote there.
-
-        Args:
-            files: pictures and pages; they land in the run's artefact folder `evaluation`.
-            drift: a drift summary, stored as `drift/drift.json`; drift_share: share of features that moved.
-
-        Raises:
-            NotFoundError, RegistryUnavailableError.
-        """
-        record = self.version(name, version)
-        if record.run_id is None or record.mlflow_version is None:
-            raise NotFoundError("is not registered", where=f"{name} {version}")
-        files = list(files)
-        figures = dict(evaluation.metrics())
-        tags = {key: str(evaluation.headline[key]) for key in HEADLINE if key in evaluation.headline}
-        tags[TAG + "judged_on"] = f"{evaluation.dataset} ({evaluation.rows} rows)"
-        if drift_share is not None:
-            figures["drift_share"] = drift_share
-            tags["drift_share"] = f"{drift_share:.4f}"
-        self.tracking.log_metrics(record.run_id, figures, prefix="held_out/")
-        self.tracking.log_text(record.run_id, evaluation.model_dump_json(indent=2), "evaluation/evaluation.json")
-        self.tracking.log_files(record.run_id, files, "evaluation")
-        if drift is not None:
-            self.tracking.log_text(record.run_id, canonical(drift), "drift/drift.json")
-        self.tracking.tag_version(name, record.mlflow_version, tags)
-        training = next((d.evidence.get("training") for d in self.history(name) if _registers(d, version)), None)
-        text = describe(
-            record,
-            self.tracking.experiment_of(record.run_id),
-            evaluation,
-            [*files, *([Path("drift.json")] if drift is not None else [])],
-            None if training is None else TrainingFacts.model_validate(training),
-        )
-        self.tracking.describe_version(name, record.mlflow_version, record.run_id, text)
-
-    def log_report(
-        self,
-        name: str,
-        version: str,
-        kind: str,
-        figures: Mapping[str, float],
-        files: Iterable[Path],
-        *,
-        folder: str | None = None,
-        step: int = 0,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """Puts a report on a version into its run: figures as `KIND/..`, files into the artefact folder `KIND`.
-
-        Args:
-            folder: another artefact folder. step: of the figures, where a kind of report comes again and again.
-            tags: for the version's page, each under a name of ours.
-
-        Raises:
-            NotFoundError, RegistryUnavailableError.
-        """
-        record = self.version(name, version)
-        if record.run_id is None:
-            raise NotFoundError("is not registered", where=f"{name} {version}")
-        self.tracking.log_metrics(record.run_id, figures, step=step, prefix=f"{kind}/")
-        self.tracking.log_files(record.run_id, files, folder or kind)
-        if tags and record.mlflow_version is not None:
-            named = {TAG + key: value for key, value in tags.items()}
-            self.tracking.tag_version(name, record.mlflow_version, named)
 
     # --- moving
 
@@ -802,23 +716,18 @@ class ModelRegistry(Updating, Catalogue):
         ]
 
     def repair(self) -> list[str]:
-        """Finishes or reports registrations that were cut short, keeps the bundles that rollbacks need, and brings
-        MLflow's aliases and tags in line with the state; what was done, one sentence each.
+        """Finishes registrations cut short, but undoes updates that were; keeps the bundles that rollbacks need;
+        brings MLflow's aliases and tags in line with the state. What was done, one sentence each.
 
         Raises:
             RegistryUnavailableError: MLflow doesn't answer.
             LedgerError: the ledger was edited; nothing is repaired from it.
         """
-        done: list[str] = []
+        from robustidps.updates.working import settle
+
+        done = [f"{name}: what an update that was killed had left is undone" for name in settle(self)]
         for summary in self.models():
-            for record in self.versions(summary.name):
-                if record.status == "reserved" and record.digest and self.cache.has(record.digest):
-                    kept = self.cache.check(record.digest)
-                    try:
-                        finished = self.register_model(record.model, record.version, kept, held_out=record.held_out)
-                    except VersionExistsError:
-                        continue  # it wasn't cut short: whoever was at it has finished meanwhile
-                    done.append(f"{finished.model}: registration of {finished.version} finished")
+            done += self._finish_registrations(summary.name)
             assigned = self.assignment(summary.name)
             for version in filter(None, (assigned.production, assigned.previous, assigned.staging)):
                 record = self.version(summary.name, version)
@@ -829,15 +738,32 @@ class ModelRegistry(Updating, Catalogue):
                 done += self.projection.complete(summary.name)
         return done
 
+    def _finish_registrations(self, name: str) -> Iterator[str]:
+        if not any(map(self._can_be_finished, self.versions(name))):
+            return
+        from robustidps.updates.working import working_on
+
+        with ExitStack() as held:
+            try:
+                held.enter_context(working_on(self, name))
+            except ConflictError:
+                return  # an update is at work, and enters its version itself, with where it is from
+            for record in filter(self._can_be_finished, self.versions(name)):
+                kept = self.cache.check(record.digest or "")
+                try:
+                    self.register_model(name, record.version, kept, held_out=record.held_out)
+                except VersionExistsError:
+                    continue  # it wasn't cut short: whoever was at it has finished meanwhile
+                yield f"{name}: registration of {record.version} finished"
+
+    def _can_be_finished(self, record: VersionRecord) -> bool:
+        return record.status == "reserved" and record.digest is not None and self.cache.has(record.digest)
+
     def _project_or_warn(self, name: str) -> None:
         try:
             self.ensure_projected(name)
         except (RegistryUnavailableError, NotFoundError, ConflictError) as error:
             log.warning("%s: the move stands; MLflow's aliases follow later (%s)", name, error)
-
-
-def _registers(decision: Decision, version: str) -> bool:
-    return decision.action == "register" and decision.version == version
 
 
 def _with_rules(evidence: Mapping[str, Any] | None, verdict: Any) -> dict[str, Any]:

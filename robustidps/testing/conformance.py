@@ -26,6 +26,7 @@ from robustidps.bundle import files, parity
 from robustidps.bundle.graph import compose_bytes
 from robustidps.bundle.session import Session
 from robustidps.calibration import softmax
+from robustidps.evaluation.reference import profile
 from robustidps.families import FamilySettings, ModelFamily, Standardised, TrainedModel, TrainingContext
 from robustidps.guarded import looks_like_probabilities
 from robustidps.preprocessing import Preprocessing
@@ -257,7 +258,7 @@ def makes_a_bundle(trial: Trial) -> None:
         preprocessing=trial.preprocessing,
         temperature=1.0,
         rows=trial.traffic,
-        reference={},
+        reference=profile(trial.traffic),
     )
     with bundle.open_bundle(place, expected_digest=written.digest) as opened:
         p = opened.probabilities(trial.traffic.features)

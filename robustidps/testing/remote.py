@@ -3,8 +3,8 @@
 After the RepositorySimulator of python-tuf's own tests. `MemoryRemote` holds the roles as objects (`remote.roles`) and
 what a web server would serve as bytes (`remote.files`, by path: `metadata/timestamp.json`, `targets/..`).
 
-    remote = MemoryRemote()
-    remote.add(bundle)                    # a version of its family: two targets, the family's role
+    remote = MemoryRemote.offering(bundle)
+    remote.add(another)                   # a version of its family: two targets, the family's role
     remote.publish()                      # all roles one version on, signed, in remote.files
     registry = remote.registry(home)      # an installation that trusts its root
 
@@ -121,6 +121,15 @@ class MemoryRemote:
         return [r for r in self.roles if r not in ("root", "targets", "snapshot", "timestamp")]
 
     # --- content
+
+    @classmethod
+    def offering(cls, *bundles: Bundle) -> MemoryRemote:
+        """A repository in which these are published."""
+        remote = cls()
+        for bundle in bundles:
+            remote.add(bundle)
+        remote.publish()
+        return remote
 
     def add_family(self, family: str, *, paths: list[str] | None = None) -> None:
         """A delegated role of one key."""

@@ -10,5 +10,6 @@ bucket, which nobody has to trust. What an installation trusts is the root that 
     fetching.py    downloads: limits, resuming       client.py      the pinned root, mirrors, offers
     quarantine.py  an archive becomes a bundle that may be looked at, or is refused
     evidence.py    what a site can measure by itself offers.py      which offers are updates here
-    installing.py  one update, from check to record  api.py         `ModelRegistry`'s methods
+    installing.py  one update, from check to record  recording.py   an update and our ledger
+    working.py     whose its working folder is       api.py         `ModelRegistry`'s methods
 """

@@ -11,19 +11,15 @@ is given back; staging and activating are one commit each, after which they are 
 reason than the rules' answer, the version is archived again. A run that was killed leaves its working folder, from
 which the next run, under the same lock, undoes what was left and begins anew; downloads go on where they ended.
 
-Whatever is refused is in the ledger with its reasons: `turn_away` before it became a version here, `refuse` after.
-What the signed bundle itself is refused for counts for good (`reject`); what a mirror sends, or what is missing or
-damaged here, may be better the next time (`hold`). Decisions of the schedule are the updater's; those about a version
-that a person asked for by name are that person's (`asked`).
+What is around the steps is elsewhere: the lock, and what becomes of a killed run, in `working.py`; what a refusal
+leaves in the ledger, and what there stands in an update's way, in `recording.py`.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,21 +28,30 @@ from robustidps.errors import (
     BundleError,
     ConfigError,
     ConflictError,
-    IntegrityError,
-    LedgerError,
     ModelValidationError,
-    NameInvalidError,
     NotFoundError,
     RefusedError,
     RobustIDPSError,
     UpdateError,
 )
 from robustidps.progress import Progress, silent
-from robustidps.registry.keys import write_atomically
-from robustidps.registry.stages import APPROVED, TURNED_AWAY
+from robustidps.registry.stages import APPROVED
 from robustidps.registry.steps import step
-from robustidps.settings import check_name, writable
-from robustidps.updates.offers import UPDATER, Update, again, asked_about, check, survey
+from robustidps.settings import writable
+from robustidps.updates.offers import UPDATER, Update, asked_about, check, survey
+from robustidps.updates.recording import (
+    decided_by,
+    distrust,
+    evidence_of,
+    generation_of,
+    held_back,
+    known_here,
+    on_record,
+    provenance,
+    refuse,
+    still,
+)
+from robustidps.updates.working import note_registration, settle, working_on
 
 if TYPE_CHECKING:
     from robustidps.judging import Case
@@ -60,6 +65,7 @@ __all__ = [
     "activate",
     "download",
     "each",
+    "generation_of",
     "held_back",
     "install",
     "look",
@@ -74,8 +80,6 @@ __all__ = [
 ]
 
 RULES, UNLABELLED_RULES = "auto_update", "auto_update_unlabelled"
-WAIT_S = 0.5
-"""How long a second run waits for the first before it gives up."""
 
 
 @dataclass(frozen=True)
@@ -121,177 +125,6 @@ def open_remote(settings: Settings) -> RemoteRegistry:
     )
 
 
-# --- around the steps: the lock, the working folder, what a killed run left
-
-
-@contextmanager
-def working_on(registry: ModelRegistry, name: str) -> Iterator[Path]:
-    """An empty working folder for one model's update, under a lock that ends with the process; gone afterwards.
-
-    What an earlier run that was killed left behind is undone first.
-
-    Raises:
-        ConflictError: another update of this model is going on.
-    """
-    check_name(name)
-    with registry.store.lock(f"update-{name}", timeout_s=WAIT_S):
-        folder = _work(registry) / name
-        _undo_leftovers(registry, name, folder)
-        with writable(folder):
-            folder.mkdir(mode=0o700)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def settle(registry: ModelRegistry) -> None:
-    """Undoes what runs that were killed left behind, of all models; one that is at work is left alone."""
-    for folder in _work(registry).iterdir():
-        if folder.is_symlink() or not folder.is_dir():
-            continue  # not ours
-        with suppress(ConflictError, NameInvalidError), working_on(registry, folder.name):
-            pass
-
-
-def _work(registry: ModelRegistry) -> Path:
-    folder = registry.settings.folder("updates") / "work"
-    with writable(folder):
-        folder.mkdir(exist_ok=True, mode=0o700)  # golden rows are flows of somebody's network
-    return folder
-
-
-def _undo_leftovers(registry: ModelRegistry, name: str, folder: Path) -> None:
-    note = folder / _NOTE
-    if note.is_file():
-        try:
-            content = json.loads(note.read_text(encoding="utf-8"))
-            version, digest = str(content["version"]), str(content["digest"])
-        except (ValueError, LookupError, TypeError):
-            version = digest = ""  # of another release; such a reservation can be taken again for the same bundle
-        if version:  # no effect on one that was registered to the end, or on a training's
-            registry.release_reservation(name, version, digest=digest)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-_NOTE = "registering.json"
-
-
-def held_back(registry: ModelRegistry, name: str, version: str | None = None) -> str | None:
-    """Why the updater may put nothing of this model into Staging or Production now: it is frozen, a person's override
-    is pinned, or a version that somebody else has put into Staging waits there; `version` itself doesn't count."""
-    try:
-        stands = registry.frozen(name) or registry.pinned(name)
-    except NotFoundError:
-        return None  # a model that isn't here yet
-    if stands is not None:
-        return str(stands)
-    there = registry.assignment(name).staging
-    if there in (None, version):
-        return None
-    moved = [d for d in registry.checked_history(name) if d.action == "promote" and d.to_stage == "Staging"]
-    put = moved[-1]
-    if put.actor_source == UPDATER:
-        return None
-    return f"{there} waits in Staging, where {put.actor} has put it on {put.time:%Y-%m-%d}: promote or archive it"
-
-
-def _still(registry: ModelRegistry, update: Update) -> int:
-    """The generation of the assignment that everything from here on is judged from.
-
-    Raises:
-        ConflictError: something was decided since the offer was looked at, which may have been a while ago.
-    """
-    generation = generation_of(registry, update.name)
-    now = again(registry, update)
-    changed = None
-    if now.why_not is not None and now.why_not != update.why_not:
-        changed = now.why_not
-    elif now.waiting != update.waiting:
-        changed = "was moved"
-    if changed is not None:
-        raise ConflictError(
-            f"meanwhile: {changed}", where=f"{update.name} {update.new_version}", remedy="look for updates again"
-        )
-    return generation
-
-
-@contextmanager
-def _on_record(registry: ModelRegistry, update: Update, asked: bool, verdict: str = "hold") -> Iterator[None]:
-    """Puts into the ledger why an offer was refused within the block; the error goes on.
-
-    verdict: of what isn't what it claims to be. What is missing here may always come.
-    """
-    try:
-        yield
-    except LedgerError:
-        raise
-    except (IntegrityError, RefusedError) as error:
-        kind = verdict if isinstance(error, IntegrityError) else "hold"
-        _refuse(registry, update, (str(error),), asked=asked, verdict=kind)
-        raise
-
-
-def _refuse(
-    registry: ModelRegistry,
-    update: Update,
-    reasons: tuple[str, ...],
-    *,
-    asked: bool,
-    verdict: str,
-    stage: str = "Staging",
-    evidence: Mapping[str, Any] | None = None,
-    rule_set: str | None = None,
-) -> None:
-    """Once for each answer: a schedule that comes upon the same thing again adds nothing."""
-    name, version, digest = update.name, update.new_version, update.offer.digest
-    said = [d for d in registry.checked_history(name) if d.version == version and d.bundle_digest == digest]
-    last = next((d for d in reversed(said) if d.action in (TURNED_AWAY, "refuse")), None)
-    if last is not None and last.verdict == verdict and _alike(last.reasons, reasons, verdict):
-        return
-    facts: dict[str, Any] = {"rule_set": rule_set, **_by(asked)}
-    if _known_here(registry, update):
-        answer = {"outcome": verdict, "reasons": reasons}
-        registry.record_refusal(name, version, stage, verdict=answer, evidence=evidence, **facts)
-        return
-    more = {"digest": digest, "provenance": _provenance(update), **(evidence or {})}
-    registry.turn_away(name, version, reasons=reasons, evidence=more, verdict=verdict, **facts)
-
-
-def _alike(before: tuple[str, ...], now: tuple[str, ...], verdict: str) -> bool:
-    """Whether reasons are the same. In a hold figures may differ: of recent flows, say, there are others each time."""
-    if verdict == "reject":
-        return before == now
-    return [_FIGURES.sub("#", text) for text in before] == [_FIGURES.sub("#", text) for text in now]
-
-
-_FIGURES = re.compile(r"\w*\d[\w.,:]*")
-
-
-def _by(asked: bool) -> dict[str, Any]:
-    return {} if asked else {"actor": UPDATER, "actor_source": UPDATER}
-
-
-def _known_here(registry: ModelRegistry, update: Update) -> bool:
-    try:
-        return registry.version(update.name, update.new_version).status != "reserved"
-    except NotFoundError:
-        return False
-
-
-def _provenance(update: Update) -> dict[str, Any]:
-    offer = update.offer
-    return {
-        "target": f"{offer.family}/{offer.name}/{offer.version}/bundle.tar",
-        "sha256": offer.sha256,
-        "mirror": offer.mirror,
-        "keys": list(offer.keys),
-        "metadata_version": offer.metadata_version,
-        "root_version": offer.root_version,
-        "stated": dict(offer.metrics),
-    }
-
-
 # --- the steps
 
 
@@ -311,8 +144,8 @@ def download(
         UpdateError, RemoteUnavailableError: see `RemoteRegistry`.
         ModelValidationError: what it requires isn't installed; names the command.
     """
-    _still(registry, update)
-    with _on_record(registry, update, asked):
+    still(registry, update)
+    with on_record(registry, update, asked):
         _require_installed(remote.metadata(update.offer).requirements, update)
         return remote.download(update.offer, folder, progress=progress)
 
@@ -334,11 +167,11 @@ def verify(
     """
     from robustidps.updates.quarantine import admit, check_archive
 
-    with _on_record(registry, update, asked):  # of this disk: says nothing about what was signed
+    with on_record(registry, update, asked):  # of this disk: says nothing about what was signed
         check_archive(archive, update.offer)
     quarantine = registry.settings.folder("updates", "quarantine")
     with (
-        _on_record(registry, update, asked, verdict="reject"),
+        on_record(registry, update, asked, verdict="reject"),
         admit(archive, update.offer, quarantine, progress=progress) as admitted,
     ):
         _require_installed(admitted.metadata.requirements, update)
@@ -389,9 +222,9 @@ def validate(
     from robustidps.bundle import open_bundle
     from robustidps.updates import evidence
 
-    generation = _still(registry, update)
+    generation = still(registry, update)
     with (
-        _on_record(registry, update, asked),
+        on_record(registry, update, asked),
         open_bundle(Path(admitted["path"]), expected_digest=str(admitted["digest"])) as bundle,
     ):
         held_out = evidence.benchmark(registry, update.name)
@@ -464,16 +297,16 @@ def stage(
         no = staging
     if no is not None:
         reasons = tuple(no["reasons"]) or (no["outcome"],)
-        facts = {"evidence": _facts(update, judged, no), "rule_set": no["rule_set"]}
-        _refuse(registry, update, reasons, asked=asked, verdict=no["outcome"], stage=no["stage"], **facts)
+        facts = {"evidence": evidence_of(update, judged, no), "rule_set": no["rule_set"]}
+        refuse(registry, update, reasons, asked=asked, verdict=no["outcome"], stage=no["stage"], **facts)
         raise ModelValidationError(
             f"refused: {'; '.join(reasons)}",
             where=f"{name} {version} -> {no['stage']}",
             remedy=f"robustidps history {name}",
         )
-    if not _known_here(registry, update):
+    if not known_here(registry, update):
         folder = Path(admitted["path"])
-        write_atomically(folder.parent / _NOTE, json.dumps({"version": version, "digest": digest}).encode())
+        note_registration(folder.parent, version, digest)
         step("update.noted")
         try:
             registry.reserve_version(name, version, digest=digest)
@@ -483,7 +316,7 @@ def stage(
                 folder,
                 digest=digest,
                 held_out=judged["held_out"],
-                provenance=_provenance(update),
+                provenance=provenance(update),
                 actor=f"publisher {', '.join(key[:16] for key in update.offer.keys)}",
                 actor_source="publisher-key",
             )
@@ -497,9 +330,9 @@ def stage(
         "Staging",
         verdict=staging,
         rule_set=staging["rule_set"],
-        evidence=_facts(update, judged, staging),
+        evidence=evidence_of(update, judged, staging),
         expected_generation=judged["generation"],
-        **_by(asked),
+        **decided_by(asked),
     )
     step("update.staged")
     return decision
@@ -524,9 +357,9 @@ def activate(registry: ModelRegistry, update: Update, judged: Mapping[str, Any],
                 "Production",
                 verdict=verdict,
                 rule_set=verdict["rule_set"],
-                evidence=_facts(update, judged, verdict),
+                evidence=evidence_of(update, judged, verdict),
                 expected_generation=judged["generation"],
-                **_by(asked),
+                **decided_by(asked),
             )
         except (ConflictError, RefusedError):
             raise
@@ -540,8 +373,8 @@ def activate(registry: ModelRegistry, update: Update, judged: Mapping[str, Any],
     if judged["approval"]:
         _ask_a_person(registry, update, judged, asked)
     else:
-        facts = {"evidence": _facts(update, judged, verdict), "rule_set": verdict["rule_set"]}
-        _refuse(registry, update, reasons, asked=asked, verdict=verdict["outcome"], stage="Production", **facts)
+        facts = {"evidence": evidence_of(update, judged, verdict), "rule_set": verdict["rule_set"]}
+        refuse(registry, update, reasons, asked=asked, verdict=verdict["outcome"], stage="Production", **facts)
     raise ModelValidationError(f"stays in Staging: {'; '.join(reasons)}", where=where)
 
 
@@ -568,14 +401,7 @@ def _ask_a_person(registry: ModelRegistry, update: Update, judged: Mapping[str, 
 def undo_stage(registry: ModelRegistry, update: Update, reason: str) -> None:
     """Archives a version that this run staged and couldn't activate. No effect on one that isn't in Staging."""
     if registry.assignment(update.name).staging == update.new_version:
-        registry.transition(update.name, update.new_version, "Archived", reason=reason, **_by(False))
-
-
-def _facts(update: Update, judged: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """What the ledger keeps: the evidence, what each rule said, where the bundle is from."""
-    rules = [{"text": result["text"], "passed": result["passed"]} for result in verdict["results"]]
-    kept = {"tier": judged["tier"], "measured": judged["measured"], "stated": dict(update.offer.metrics)}
-    return {**judged["evidence"], "rules": rules, "update": kept | {"provenance": _provenance(update)}}
+        registry.transition(update.name, update.new_version, "Archived", reason=reason, **decided_by(False))
 
 
 # --- the whole of it
@@ -666,14 +492,6 @@ def take(
         return Outcome(**found, outcome="activated", measured=judged["measured"])
 
 
-def generation_of(registry: ModelRegistry, name: str) -> int:
-    """What `transition` compares; 0 for a model that isn't here yet."""
-    try:
-        return registry.assignment(name).generation
-    except NotFoundError:
-        return 0
-
-
 def waiting(registry: ModelRegistry, update: Update) -> dict[str, Any] | None:
     """The kept bundle of a version that waits in Staging here, as `verify` would give it; else None."""
     if not update.waiting:
@@ -756,17 +574,8 @@ def look(
     try:
         return check(registry, remote, names, progress=progress)
     except UpdateError as error:
-        _distrust(registry, names, error)
+        distrust(registry, names, error)
         raise
-
-
-def _distrust(registry: ModelRegistry, names: Iterable[str], error: UpdateError) -> None:
-    """Puts into each model's ledger that the remote registry as a whole can't be trusted, once for each reason."""
-    reasons = (str(error),)
-    for name in names:
-        said = [d for d in registry.checked_history(name) if d.action == TURNED_AWAY and d.version is None]
-        if not said or not _alike(said[-1].reasons, reasons, said[-1].verdict):
-            registry.turn_away(name, None, reasons=reasons, verdict="hold", **_by(False))
 
 
 def _production(registry: ModelRegistry, name: str) -> str | None:

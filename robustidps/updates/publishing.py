@@ -54,6 +54,9 @@ EXPIRY_DAYS = {"root": 365.0, "targets": 90.0, "snapshot": 7.0, "timestamp": 1.0
 """For how many days metadata holds unless it is told otherwise; families' as `targets`."""
 
 
+_REVOKED = "x-robustidps-revoked"  # in a family's signed metadata: NAME/VERSION of what was published and taken back
+
+
 @dataclass(frozen=True)
 class RoleKeys:
     """Who signs a role: names of keys, and how many of them it takes."""
@@ -179,7 +182,8 @@ class Publisher:
             with_real_rows: bundles whose golden rows aren't known to be simulated too.
 
         Raises:
-            BundleError: not a bundle, or edited. VersionExistsError: the version is there with another content.
+            BundleError: not a bundle, or edited. VersionExistsError: the version is there with another content, or was
+                revoked.
             RefusedError: see `with_real_rows`. And as `StagedRepository.settle`.
         """
         bundles = [Path(b) for b in bundles]
@@ -190,6 +194,12 @@ class Publisher:
                 metadata = _judged(folder, with_real_rows)
                 family = family_of(metadata)
                 there = repository.open(family).signed if family in repository.families() else None
+                if there and f"{metadata.name}/{metadata.version}" in there.unrecognized_fields.get(_REVOKED, ()):
+                    raise VersionExistsError(
+                        "was revoked, and its number isn't given again",
+                        where=f"{metadata.name} {metadata.version}",
+                        remedy="publish it under a higher number",
+                    )
                 paths = self._pack(repository, folder, metadata)
                 held = {**(there.targets if there else {}), **added.get(family, {})}
                 for path, file in paths.items():
@@ -217,6 +227,8 @@ class Publisher:
     def revoke(self, name: str, version: str) -> Publication:
         """Takes a version out of the metadata, and its files away once that is published.
 
+        That its number was published is kept in the family's metadata. One that is only staged leaves nothing.
+
         Raises:
             NotFoundError: no such version. And as `StagedRepository.settle`.
         """
@@ -230,6 +242,10 @@ class Publisher:
                     with repository.edit_targets(family) as role:
                         for path in wanted:
                             role.targets.pop(path, None)
+                        held = repository.published.get(family)
+                        if held is not None and wanted & held.signed.targets.keys():
+                            known = role.unrecognized_fields.get(_REVOKED, ())
+                            role.unrecognized_fields[_REVOKED] = sorted({*known, f"{name}/{version}"})
             if not found:
                 raise NotFoundError("no such version is published or staged", where=f"{name} {version}")
             return repository.settle()

@@ -13,12 +13,7 @@ hold data alone, and never opened. What the bundle requires to be installed is n
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
-import secrets
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +23,7 @@ from robustidps.bundle import Examined, examine, open_bundle
 from robustidps.bundle.parity import TOLERANCE
 from robustidps.bundle.trial import LIMITS, try_graph
 from robustidps.errors import BundleError, UpdateError
+from robustidps.folderlocks import Claimed, remove_abandoned
 from robustidps.progress import Progress, silent
 from robustidps.registry.metadata import ModelMetadata
 from robustidps.sandbox import Limits
@@ -46,7 +42,7 @@ class Admitted:
     path: Path
     digest: str
     metadata: ModelMetadata
-    _place: _Place = field(repr=False)
+    _place: Claimed = field(repr=False)
 
     def close(self) -> None:
         self._place.close()
@@ -81,7 +77,10 @@ def admit(
     """
     label = f"{offer.name} {offer.version}"
     check_archive(archive, offer)
-    place = _Place(folder)
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        remove_abandoned(folder)
+        place = Claimed(folder, mode=0o700)
     try:
         progress("unpacking", 0, None, note=label)
         path = place.path / "bundle"
@@ -145,43 +144,3 @@ def _try(found: Examined, limits: Limits, label: str, progress: Progress) -> Non
             f"doesn't reproduce its golden rows: off by {worst:.3g}, tolerated is {TOLERANCE:g}",
             where=f"{label}: model.onnx",
         )
-
-
-class _Place:
-    """A fresh folder in the quarantine, locked while this process holds it."""
-
-    def __init__(self, quarantine: Path) -> None:
-        with writable(quarantine):
-            quarantine.mkdir(parents=True, exist_ok=True, mode=0o700)
-            gate = os.open(quarantine, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(gate, fcntl.LOCK_EX)  # until ours is locked: nobody takes it for an abandoned one
-                _remove_abandoned(quarantine)
-                self.path = quarantine / secrets.token_hex(8)
-                self.path.mkdir(mode=0o700)
-                self._lock: int | None = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
-            finally:
-                os.close(gate)
-
-    def close(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-
-def _remove_abandoned(quarantine: Path) -> None:
-    for path in quarantine.iterdir():
-        if path.is_symlink() or not path.is_dir():
-            continue
-        try:
-            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            continue  # gone meanwhile
-        try:
-            with contextlib.suppress(BlockingIOError):  # its holder lives
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-        finally:
-            os.close(lock)

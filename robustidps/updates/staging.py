@@ -12,11 +12,16 @@ Publishing is whole or not at all. Targets come first, then metadata under numbe
 next command goes on from what is staged. A new root is followed as soon as its file is there. So it comes last, and
 what it demands of other roles was published before, signed by former and new keys; where the former can't be had, it
 comes immediately before the timestamp.
+
+What is superseded stays as long as a client may be on its way to it: one that has an earlier timestamp reads the
+snapshot that this names, as long as that holds, and what that names. Snapshots that ended a week ago go, and metadata
+that no snapshot that is left names. Roots stay: clients follow them one by one, from whichever they were given.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -53,6 +58,8 @@ except ImportError:
 __all__ = ["Publication", "StagedRepository", "key_name"]
 
 _COMPACT = JSONSerializer(compact=True)
+_SPARED = timedelta(days=7)  # beyond its end: for clients whose clock is behind
+_NUMBERED = re.compile(r"(\d{1,18})\.(.+)\.json")
 _MALFORMED = (DeserializationError, RepositoryError, DownloadError, ValueError, KeyError, TypeError)
 
 
@@ -396,6 +403,7 @@ class StagedRepository(Repository):
             for role in ready:
                 (self.staged_metadata / f"{role}.json").unlink(missing_ok=True)
         self.sweep()
+        self._prune()
 
     def _write_root(self) -> None:
         root = self._view["root"]
@@ -453,6 +461,28 @@ class StagedRepository(Repository):
                             (Path(folder) / name).unlink()
                     if not any(Path(folder).iterdir()) and Path(folder) != top:
                         Path(folder).rmdir()
+
+    def _prune(self) -> None:
+        """Takes away superseded metadata that no client can still need; see this module's docstring."""
+        current = {role: md.signed.version for role, md in self._view.items()}
+        earlier: dict[tuple[str, int], Path] = {}
+        for file in self.metadata.iterdir():
+            found = _NUMBERED.fullmatch(file.name)
+            # Numbers above the current one are of a publication that was cut short; the next writes them anew.
+            if found and found[2] != "root" and int(found[1]) < current.get(found[2], 0):
+                earlier[found[2], int(found[1])] = file
+        needed = set()
+        for role, number in [key for key in earlier if key[0] == "snapshot"]:
+            try:
+                snapshot = _parsed(earlier[role, number].read_bytes(), earlier[role, number]).signed
+            except IntegrityError:
+                continue  # no client takes it either
+            if self.clock() < snapshot.expires + _SPARED:
+                needed |= {("snapshot", number)}
+                needed |= {(name.removesuffix(".json"), meta.version) for name, meta in snapshot.meta.items()}
+        with writable(self.metadata):
+            for key in earlier.keys() - needed:
+                earlier[key].unlink(missing_ok=True)
 
 
 def key_name(key: Any) -> str:

@@ -66,10 +66,7 @@ def original(tmp_path_factory):
 @pytest.fixture
 def remote(original) -> MemoryRemote:
     """A repository in which `original` is published."""
-    remote = MemoryRemote()
-    remote.add(original)
-    remote.publish()
-    return remote
+    return MemoryRemote.offering(original)
 
 
 @pytest.fixture

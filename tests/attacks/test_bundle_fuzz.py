@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from robustidps.bundle import open_bundle
 from robustidps.bundle.audit import audit
 from robustidps.errors import BundleError
+from robustidps.evaluation.reference import drift_against_profile, fitting_profile
 from robustidps.testing.forge import reseal
 from robustidps.testing.linear import toy_bundle
 
@@ -74,7 +76,7 @@ def test_damage_to_any_file_is_refused(original, place, name, change):
 @settings(relaxed, max_examples=200)
 @given(name=st.sampled_from(FILES[2:]), change=damage())
 def test_damage_with_a_digest_that_fits_is_refused_or_does_no_harm(original, place, name, change):
-    """The parsers behind the digest: what still opens gives the same probabilities."""
+    """The parsers behind the digest: what still opens gives the same probabilities, and drift can be told from it."""
     damaged(original, place, name, change)
     reseal(place)
     try:
@@ -83,6 +85,41 @@ def test_damage_with_a_digest_that_fits_is_refused_or_does_no_harm(original, pla
         return
     x, _ = original.golden
     np.testing.assert_array_equal(opened.probabilities(x), original.probabilities(x))
+    assert np.isfinite(drift_against_profile(opened.reference, x)["prediction_psi"] or 0.0)
+
+
+STRANGE = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9)),
+    *(st.just(10**400), st.just([]), st.just({})),
+)
+
+
+@settings(relaxed, max_examples=150)
+@given(data=st.data())
+def test_a_reference_whose_content_is_any_is_refused_or_drift_can_be_told_from_it(original, data):
+    """Some values in it replaced, dropped or doubled, wherever they stand."""
+    content = json.loads(json.dumps(original.reference))
+    for _ in range(data.draw(st.integers(1, 3))):
+        inside, key = content, data.draw(st.sampled_from(sorted(content)))
+        while isinstance(inside[key], dict | list) and inside[key] and data.draw(st.integers(0, 4)):
+            inside = inside[key]
+            key = data.draw(st.sampled_from(sorted(inside) if isinstance(inside, dict) else range(len(inside))))
+        match data.draw(st.sampled_from(["replace", "drop", "double"])):
+            case "drop" if len(inside) > 1:
+                del inside[key]
+            case "double" if isinstance(inside, list):
+                inside.append(inside[key])
+            case _:
+                inside[key] = data.draw(STRANGE)
+    x, probabilities = original.golden
+    try:
+        found = fitting_profile(content, original.schema, "reference.json")
+    except BundleError as error:
+        assert str(error).isprintable()
+        return
+    drift = drift_against_profile(found, x, probabilities)
+    assert all(np.isfinite(value) for value in drift["psi"].values())
+    assert np.isfinite([drift["prediction_psi"] or 0.0, drift["confidence_psi"] or 0.0]).all()
 
 
 @settings(relaxed, max_examples=600)

@@ -359,6 +359,44 @@ def test_metadata_beside_the_bundle_that_is_not_the_bundles_own(site, forger, re
     refused(site, "says another requirements", UpdateError)
 
 
+REFERENCES = {
+    "nothing": lambda r: r.clear(),
+    "no features": lambda r: r.update(features=[]),
+    "features without end": lambda r: r.update(features=r["features"] * 2_000),
+    "counts without end": lambda r: r["features"][0].update(counts=[1] * 100_000, edges=list(range(99_999))),
+    "more bins than edges": lambda r: r["features"][0]["counts"].append(1),
+    "edges that fall": lambda r: r["features"][0].update(edges=[2.0, 1.0], counts=[600, 0, 0], missing=0),
+    "edge beyond float32": lambda r: r["features"][0].update(edges=[1e300], counts=[600, 0], missing=0),
+    "infinite edge": lambda r: r["features"][0].update(edges=[float("inf")], counts=[600, 0], missing=0),
+    "count beyond any number": lambda r: r.update(rows=10**400, predictions=[10**400, 0, 0, 0]),
+    "negative count": lambda r: r["features"][0].update(missing=-1),
+    "rows that aren't counted": lambda r: r.update(rows=10**9),
+    "another column's name": lambda r: r["features"][0].update(name="\x1b[2Jevil"),
+    "another schema": lambda r: r.update(schema_digest="0" * 64),
+    "a class more": lambda r: r.update(predictions=[600, 0, 0, 0, 0]),
+    "key of its own": lambda r: r.update({"\x1b[2J" * 1_000: 1}),
+}
+
+
+@attack("a reference profile that is none")
+@pytest.mark.parametrize("how", REFERENCES)
+def test_a_reference_profile_that_is_none(site, forger, original, how):
+    """Else it would be found while drift is measured: once in each round, and with whatever else it does there."""
+    reference = json.loads((forger.folder / "reference.json").read_bytes())
+    REFERENCES[how](reference)
+    forger.write("reference.json", json.dumps(reference).encode())
+    forger.publish()
+    error = refused(site, r"reference\.json")
+    assert str(error).isprintable() and len(str(error)) < 1_000
+
+
+@attack("a reference profile that is none")
+def test_a_reference_profile_beyond_its_size(site, forger):
+    forger.write("reference.json", (forger.folder / "reference.json").read_bytes() + b" " * 64 * 2**20)
+    forger.publish()
+    refused(site, "reference.json")
+
+
 @attack("another bundle under this one's name", "UpdateError")
 @pytest.mark.parametrize("what", ["version", "name", "family", "digest", "schema_digest"])
 def test_a_summary_that_promises_another_bundle(site, forger, what):
@@ -392,6 +430,9 @@ def reordered(forger) -> TrafficSchema:
     content["classes"] = [content["classes"][k] for k in (0, 2, 1, 3)]
     schema = TrafficSchema.model_validate(content)
     forger.write("schema.json", (schema.model_dump_json(indent=2) + "\n").encode())
+    reference = json.loads((forger.folder / "reference.json").read_bytes())
+    reference |= {"schema_digest": schema.digest, "classes": content["classes"]}
+    forger.write("reference.json", json.dumps(reference).encode())
     return schema
 
 

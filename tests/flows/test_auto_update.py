@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,20 +10,14 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from robustidps.bundle import open_bundle
 from robustidps.errors import StorageError, UnavailableError, UpdateError
 from robustidps.flows import auto_update as flow_module
 from robustidps.flows.auto_update import auto_update
 from robustidps.registry.registry import ModelRegistry
-from robustidps.settings import Settings, use_settings
-from robustidps.testing.judged import DAY
-from robustidps.testing.linear import Linear, LinearSettings
-from robustidps.testing.registry import APPROVE, MemoryTracking
+from robustidps.settings import use_settings
 from robustidps.testing.remote import URL, MemoryRemote
-from robustidps.testing.traffic import toy_traffic
-from robustidps.training import train_bundle
 from robustidps.updates import installing
-from tests.updates.test_installing import RULES
+from tests.updates.site import ALL, NOT, installation, lessons
 
 
 @pytest.fixture(scope="module")
@@ -41,33 +34,15 @@ def server() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory):
     """1.0.0 never learnt, 1.1.0 did, 1.2.0 never did."""
-    folder = tmp_path_factory.mktemp("bundles")
-    train, validation = toy_traffic(900, seed=3), toy_traffic(400, seed=4)
-    validation = replace(validation, time=validation.time + DAY)
-    for version, epochs, rate in (("1.0.0", 1, 1e-6), ("1.1.0", 150, 0.5), ("1.2.0", 1, 1e-6)):
-        settings = LinearSettings(seed=0, epochs=epochs, learning_rate=rate)
-        train_bundle(Linear(), settings, train, validation, name="toy", version=version, out=folder / version)
-    return {path.name: open_bundle(path) for path in folder.iterdir()}
+    return lessons(tmp_path_factory.mktemp("bundles"), {"1.0.0": NOT, "1.1.0": ALL, "1.2.0": NOT})
 
 
 @pytest.fixture
 def site(tmp_path, bundles, monkeypatch, server):
     """An installation with 1.0.0 in production, and a remote registry in memory that offers nothing yet."""
-    home = tmp_path / "home"
-    (home / "configs" / "promotion").mkdir(parents=True)
-    (home / "configs" / "promotion" / "toy_update.yaml").write_text(RULES)
-    settings = Settings(
-        home=home, enable_auto_update=True, updates_rules={"toy": "toy_update"}, remote_registry_url=(URL,)
-    )
-    registry = ModelRegistry(settings=settings, tracking=MemoryTracking(settings))
-    held_out = toy_traffic(900, seed=9)
-    held_out = replace(held_out, time=held_out.time + 5 * DAY)
-    path = held_out.write(settings.folder("traffic") / "held-out.parquet")
-    facts = {"path": str(path), "digest": held_out.digest, "dataset": "toy", "rules": "toy_update"}
-    registry.register_model("toy", "1.0.0", bundles["1.0.0"].path, held_out=facts)
-    registry.transition("toy", "1.0.0", "Production", verdict=APPROVE)
+    registry = installation(tmp_path / "home", bundles["1.0.0"].path, remote_registry_url=(URL,))
     memory = MemoryRemote()
-    seen = memory.registry(home)
+    seen = memory.registry(registry.settings.home)
 
     def offer(version: str) -> None:
         memory.add(bundles[version])
@@ -76,7 +51,7 @@ def site(tmp_path, bundles, monkeypatch, server):
     for module in ("robustidps.flows.auto_update", "robustidps.tasks.updates"):
         monkeypatch.setattr(f"{module}.ModelRegistry", lambda **unused: registry)
     monkeypatch.setattr(installing, "open_remote", lambda settings: seen)
-    with use_settings(settings):
+    with use_settings(registry.settings):
         yield SimpleNamespace(registry=registry, offer=offer, memory=memory, seen=seen)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from robustidps import cli, console, retention
+from robustidps import cli, console, folderlocks, retention
 from robustidps.cli import _app
 from robustidps.errors import ConfigError, ConflictError, LedgerError, NotFoundError
 from robustidps.registry import state
@@ -125,7 +125,7 @@ def test_what_killed_updates_left_goes_and_what_an_update_is_at_stays(stocked):
         planted_folder(updates / "quarantine" / "young", 0.1),
     ]
     held = planted_folder(updates / "quarantine" / "held", 5)
-    with retention._flock(held, retention.fcntl.LOCK_EX):
+    with folderlocks.held(held):
         assert whats(collect(stocked)) == {str(path.relative_to(home)) for path in gone}
     assert [path for path in gone if path.exists()] == []
     assert [path for path in [*kept, held] if not path.exists()] == []

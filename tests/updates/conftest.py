@@ -1,4 +1,4 @@
-"""Real web servers on loopback that a test can have misbehave."""
+"""Real web servers on loopback that a test can have misbehave; a repository, and an installation that takes from it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from robustidps.settings import use_settings
 from robustidps.testing.linear import toy_bundle
 from robustidps.testing.remote import MemoryRemote
+from robustidps.testing.web import serving
+from tests.updates.site import ALL, NOT, installation, lessons
 
 
 class Server:
@@ -72,14 +75,11 @@ class Server:
                         return self.send(206, data[start:], Content_Range=span)
                     self.send(200, data)
 
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+        self._running = serving(Handler)
+        self.url = self._running.__enter__()
 
     def stop(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
+        self._running.__exit__(None, None, None)
 
 
 @contextmanager
@@ -129,10 +129,24 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture
 def remote(bundle) -> MemoryRemote:
-    remote = MemoryRemote()
-    remote.add(bundle)
-    remote.publish()
-    return remote
+    return MemoryRemote.offering(bundle)
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory):
+    """By version: 1.0.0 never learnt, 1.1.0 did, the others never did; two of another model."""
+    folder = tmp_path_factory.mktemp("bundles")
+    made = lessons(folder / "toy", {"1.0.0": NOT, "1.1.0": ALL, "1.2.0": NOT, "1.0.5": NOT})
+    away = lessons(folder / "away", {"1.0.0": NOT, "1.1.0": NOT}, name="away")
+    return made | {"away": away["1.0.0"], "away 1.1.0": away["1.1.0"]}
+
+
+@pytest.fixture
+def site(tmp_path, bundles):
+    """An installation with 1.0.0 in production, held-out traffic of its own, and automatic updates on."""
+    registry = installation(tmp_path / "home", bundles["1.0.0"].path)
+    with use_settings(registry.settings):
+        yield registry
 
 
 def until(condition, timeout_s: float = 10.0) -> None:

@@ -299,9 +299,7 @@ def test_a_root_is_pinned_once_and_replaced_on_purpose_alone(home, server, remot
     assert registry.pinned
     done = subprocess.run(["sha256sum", home / "updates" / "root.json"], capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == registry.fingerprint() == registry.trust(remote.first_root)
-    other = MemoryRemote()
-    other.add(bundle)
-    other.publish()
+    other = MemoryRemote.offering(bundle)
     with pytest.raises(ConflictError, match=registry.fingerprint()):
         registry.trust(other.first_root)
     registry.trust(other.first_root, replace=True)

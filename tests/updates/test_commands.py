@@ -15,17 +15,14 @@ from robustidps.system.supervisor import claimed_port
 from robustidps.testing.remote import MemoryRemote
 from robustidps.updates import installing
 from tests.updates.conftest import Server
-from tests.updates.test_installing import bundles, site  # noqa: F401 - fixtures
 
 SUBCOMMANDS = {"trust": (), "check": (), "install": ("toy", "1.1.0"), "run": (), "unpin": ("toy",)}
 
 
 @pytest.fixture
-def served(bundles, tmp_path):  # noqa: F811
+def served(bundles, tmp_path):
     """A web server with 1.1.0 on offer, and what it publishes."""
-    published = MemoryRemote()
-    published.add(bundles["1.1.0"])
-    published.publish()
+    published = MemoryRemote.offering(bundles["1.1.0"])
     server = Server(published.write(tmp_path / "www"))
     server.published = published
     yield server
@@ -33,7 +30,7 @@ def served(bundles, tmp_path):  # noqa: F811
 
 
 @pytest.fixture
-def run(site, served, tmp_path, monkeypatch, capsys):  # noqa: F811
+def run(site, served, tmp_path, monkeypatch, capsys):
     """Runs `robustidps updates ..` in this process, in an installation whose root is pinned; code, stdout, stderr."""
     published = served.published
     published.registry(site.settings.home)
@@ -80,7 +77,7 @@ def test_without_an_address_it_is_said_which_setting_is_missing(run, monkeypatch
 
 
 @pytest.mark.parametrize("words", [("trust",), ("check",), ("install", "toy", "1.1.0"), ("run",)], ids=" ".join)
-def test_without_a_pinned_root_it_is_said_how_to_pin_one(run, site, served, words):  # noqa: F811
+def test_without_a_pinned_root_it_is_said_how_to_pin_one(run, site, served, words):
     (site.settings.home / "updates" / "root.json").unlink()
     refused(run(*words), 3, "updates/root.json", "no root is pinned", "robustidps updates trust root.json")
     assert served.asked == []
@@ -111,7 +108,7 @@ def test_a_registry_that_is_down_is_unavailable_and_one_that_has_expired_is_not_
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"not JSON", b"\xff\x00", b'{"signed": {"_type": "root"}}', b"[" * 9000]
 )
-def test_a_file_that_is_no_root_is_not_pinned(run, site, tmp_path, content):  # noqa: F811
+def test_a_file_that_is_no_root_is_not_pinned(run, site, tmp_path, content):
     (tmp_path / "other.json").write_bytes(content)
     before = (site.settings.home / "updates" / "root.json").read_bytes()
     refused(run("trust", tmp_path / "other.json", "--replace"), 5, str(tmp_path / "other.json"), "can't be trusted")
@@ -161,20 +158,20 @@ def test_a_fingerprint_without_a_file_is_compared_with_the_pinned_root(run):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) and len(value[0]) < 9 else "",
 )
-def test_what_is_not_there_is_named(run, site, words, code, says):  # noqa: F811
+def test_what_is_not_there_is_named(run, site, words, code, says):
     refused(run(*words), code, *says)
     assert [d.action for d in site.history("toy")] == ["register", "promote"]
     assert not list((site.settings.home / "updates" / "work").glob("*"))
 
 
-def test_a_second_update_at_once_is_told_so(run, site):  # noqa: F811
+def test_a_second_update_at_once_is_told_so(run, site):
     with installing.working_on(site, "toy"):
         refused(run("install", "toy", "1.1.0"), 7, "update-toy", "another process")
         code, out, _ = run("run", "--json")
         assert code == 0 and json.loads(out)["toy"]["outcome"] == "held"
 
 
-def test_nothing_of_a_frozen_model_is_taken_and_asking_for_it_ends_in_exit_code_4(run, site):  # noqa: F811
+def test_nothing_of_a_frozen_model_is_taken_and_asking_for_it_ends_in_exit_code_4(run, site):
     site.freeze("toy", reason="incident 7")
     code, out, _ = run("run", "--json")
     assert code == 0 and json.loads(out)["toy"]["outcome"] == "held"
@@ -183,7 +180,7 @@ def test_nothing_of_a_frozen_model_is_taken_and_asking_for_it_ends_in_exit_code_
     assert site.assignment("toy").production == "1.0.0"
 
 
-def test_json_is_all_that_is_printed_and_an_update_goes_through(run, site):  # noqa: F811
+def test_json_is_all_that_is_printed_and_an_update_goes_through(run, site):
     for words, kind in {("trust",): dict, ("check",): list, ("check", "--all"): list, ("unpin", "toy"): dict}.items():
         code, out, err = run(*words, "--json")
         assert (code, err) == (0, "") and isinstance(json.loads(out), kind)
@@ -198,7 +195,7 @@ def test_json_is_all_that_is_printed_and_an_update_goes_through(run, site):  # n
 # --- pin
 
 
-def test_traffic_that_cannot_be_read_or_has_no_labels_is_not_pinned(run, site, tmp_path):  # noqa: F811
+def test_traffic_that_cannot_be_read_or_has_no_labels_is_not_pinned(run, site, tmp_path):
     from dataclasses import replace
 
     from robustidps.testing.traffic import toy_traffic
@@ -221,7 +218,7 @@ def test_traffic_that_cannot_be_read_or_has_no_labels_is_not_pinned(run, site, t
     assert (code, err) == (0, "") and json.loads(out)["rows"] == 50
 
 
-def test_a_pin_that_was_edited_stops_the_update_and_says_what_to_do(run, site, tmp_path):  # noqa: F811
+def test_a_pin_that_was_edited_stops_the_update_and_says_what_to_do(run, site, tmp_path):
     from robustidps.testing.traffic import toy_traffic
 
     run("pin", "toy", toy_traffic(50, seed=1).write(tmp_path / "good.parquet"))
@@ -237,7 +234,7 @@ def test_a_pin_that_was_edited_stops_the_update_and_says_what_to_do(run, site, t
     assert code == 0 and json.loads(out)["toy"]["outcome"] == "activated"
 
 
-def test_a_mirror_that_sent_other_bytes_is_no_judgement_on_the_version(run, site, served):  # noqa: F811
+def test_a_mirror_that_sent_other_bytes_is_no_judgement_on_the_version(run, site, served):
     [bundle] = [path for path in served.published.files if path.endswith("bundle.tar")]
     good = (served.folder / bundle).read_bytes()
     (served.folder / bundle).write_bytes(good[:-1] + b"x")
@@ -250,11 +247,11 @@ def test_a_mirror_that_sent_other_bytes_is_no_judgement_on_the_version(run, site
 # --- what `robustidps doctor` says of them
 
 
-def looked(site) -> Finding:  # noqa: F811
+def looked(site) -> Finding:
     return next(f for f in examine(_app.current_settings()) if f.what == "signed updates")
 
 
-def test_doctor_says_whom_updates_are_believed_and_until_when(run, site, served, monkeypatch):  # noqa: F811
+def test_doctor_says_whom_updates_are_believed_and_until_when(run, site, served, monkeypatch):
     updates = site.settings.home / "updates"
     fingerprint = json.loads(run("trust", "--json")[1])["fingerprint"]
     before = {path: path.read_bytes() for path in updates.rglob("*") if path.is_file()}
@@ -266,7 +263,7 @@ def test_doctor_says_whom_updates_are_believed_and_until_when(run, site, served,
     assert not [path for path, _ in served.asked if "targets/" in path]
 
 
-def test_doctor_warns_of_mirrors_and_metadata_that_updates_cannot_come_from(run, site, served, monkeypatch):  # noqa: F811
+def test_doctor_warns_of_mirrors_and_metadata_that_updates_cannot_come_from(run, site, served, monkeypatch):
     run("trust")
     with claimed_port(0) as nobody:
         monkeypatch.setenv("ROBUSTIDPS_REMOTE_REGISTRY_URL", f"{served.url} http://127.0.0.1:{nobody}")
@@ -290,6 +287,6 @@ def test_doctor_warns_of_mirrors_and_metadata_that_updates_cannot_come_from(run,
     assert (found.status, found.remedy) == ("ok", "") and "not used" in found.text
 
 
-def again(site) -> Finding:  # noqa: F811
+def again(site) -> Finding:
     settings._current = None
     return looked(site)

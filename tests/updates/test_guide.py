@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import threading
 import time
 from datetime import datetime
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +24,7 @@ from robustidps.settings import Settings, use_settings
 from robustidps.testing.judged import RULES, later, taught
 from robustidps.testing.registry import APPROVE, MemoryTracking
 from robustidps.testing.traffic import TOY, toy_traffic
+from robustidps.testing.web import served
 
 CHECK = """
 # Initialize registry
@@ -308,21 +306,10 @@ def remote(site, bundles, tmp_path):
     """The address of a web server with neural_ode 2.1.0, whose root this installation has pinned."""
     from robustidps.testing.remote import MemoryRemote
 
-    published = MemoryRemote()
-    published.add(bundles["2.1.0"])
-    published.publish()
+    published = MemoryRemote.offering(bundles["2.1.0"])
     published.registry(Path(site["registry"].settings.home))
-    handler = partial(_Quiet, directory=str(published.write(tmp_path / "served")))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *words) -> None:
-        pass
+    with served(published.write(tmp_path / "served")) as address:
+        yield address
 
 
 def check(site, remote: str) -> dict:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,77 +22,22 @@ from robustidps.errors import (
     UpdateError,
 )
 from robustidps.registry import steps
+from robustidps.registry.metadata import ModelMetadata
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import Settings, use_settings
-from robustidps.testing.judged import DAY
 from robustidps.testing.registry import APPROVE, MemoryTracking
 from robustidps.testing.remote import MemoryRemote
 from robustidps.testing.traffic import toy_traffic
 from robustidps.traffic.schema import TrafficSchema
 from robustidps.updates import installing
 from robustidps.updates.offers import Update, check, survey
-
-RULES = """
-name: toy_update
-evidence: {min_rows: 100, min_blocks: 5, stages: [Production]}
-rules:
-  - {kind: gain, metric: accuracy, relative: true, margin: 0.02, stages: [Production]}
-  - {kind: schema_compatible}
-  - {kind: same_major}
-  - {kind: rollback_available, stages: [Production]}
-left_out:
-  threshold: the toy model is linear, and this is not about it
-  recall_floor: the toy model is linear, and this is not about it
-  false_positive_ceiling: the toy model is linear, and this is not about it
-  latency: not what these models are about
-  stability: not what these models are about
-"""
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
-    """By version: 1.0.0 never learnt, 1.1.0 did, the others never did; two of another model."""
-    from robustidps.testing.linear import Linear, LinearSettings
-    from robustidps.training import train_bundle
-
-    folder = tmp_path_factory.mktemp("bundles")
-    train, validation = toy_traffic(900, seed=3), toy_traffic(400, seed=4)
-    validation = replace(validation, time=validation.time + DAY)
-    made = {}
-    for called in ("1.0.0", "1.1.0", "1.2.0", "1.0.5", "away", "away 1.1.0"):
-        name, _, version = called.rpartition(" ")
-        name, version = ("away", version.replace("away", "1.0.0")) if "away" in called else ("toy", version)
-        learns = called == "1.1.0"
-        settings = LinearSettings(seed=0, epochs=150 if learns else 1, learning_rate=0.5 if learns else 1e-6)
-        train_bundle(Linear(), settings, train, validation, name=name, version=version, out=folder / name / version)
-        made[called] = open_bundle(folder / name / version)
-    return made
-
-
-@pytest.fixture
-def site(tmp_path, bundles):
-    """An installation with 1.0.0 in production, held-out traffic of its own, and automatic updates on."""
-    home = tmp_path / "home"
-    (home / "configs" / "promotion").mkdir(parents=True)
-    (home / "configs" / "promotion" / "toy_update.yaml").write_text(RULES)
-    settings = Settings(home=home, enable_auto_update=True, updates_rules={"toy": "toy_update"})
-    registry = ModelRegistry(settings=settings, tracking=MemoryTracking(settings))
-    traffic = toy_traffic(900, seed=9)
-    held_out = replace(traffic, time=traffic.time + 5 * DAY)
-    path = held_out.write(settings.folder("traffic") / "held-out.parquet")
-    facts = {"path": str(path), "digest": held_out.digest, "dataset": "toy", "rules": "toy_update"}
-    registry.register_model("toy", "1.0.0", bundles["1.0.0"].path, held_out=facts)
-    registry.transition("toy", "1.0.0", "Production", verdict=APPROVE)
-    with use_settings(settings):
-        yield registry
+from tests.updates.site import RULES
 
 
 @pytest.fixture
 def remote(site, bundles):
     """A repository that offers 1.1.0, and this installation's view of it."""
-    memory = MemoryRemote()
-    memory.add(bundles["1.1.0"])
-    memory.publish()
+    memory = MemoryRemote.offering(bundles["1.1.0"])
     return memory, memory.registry(site.settings.home)
 
 
@@ -239,6 +185,15 @@ class Killed(BaseException):
     """Ends a run at a step; what it leaves on the disk is left as it is."""
 
 
+def killed(site, seen, monkeypatch, at: str) -> None:
+    """A round killed at a step: it cleans up nothing, neither its working folder nor a reservation."""
+    with monkeypatch.context() as patch:
+        patch.setattr(installing.shutil, "rmtree", lambda *a, **k: None)
+        patch.setattr(steps, "hook", lambda name: (_ for _ in ()).throw(Killed(name)) if name == at else None)
+        with pytest.raises(Killed):
+            installing.run(site, seen)
+
+
 @pytest.mark.fault("an update cut off after each of its steps", "finished or undone by the next run")
 @pytest.mark.parametrize(
     "at",
@@ -253,18 +208,45 @@ class Killed(BaseException):
 )
 def test_a_run_that_was_killed_is_finished_or_undone_by_the_next(site, remote, monkeypatch, at):
     _, seen = remote
-    # A killed process cleans up nothing: neither its working folder nor a reservation.
-    with monkeypatch.context() as patch:
-        patch.setattr(installing.shutil, "rmtree", lambda *a, **k: None)
-        patch.setattr(steps, "hook", lambda name: (_ for _ in ()).throw(Killed(name)) if name == at else None)
-        with pytest.raises(Killed):
-            installing.run(site, seen)
+    killed(site, seen, monkeypatch, at)
     assert site.assignment("toy").production == "1.0.0"
     [outcome] = installing.run(site, seen)
     assert outcome.outcome == "activated", outcome
     assert site.assignment("toy").production == "1.1.0"
     assert site.verify("toy").ok
     assert [d.version for d in site.history("toy") if d.action == "register"] == ["1.0.0", "1.1.0"]
+
+
+def test_repair_undoes_what_a_killed_update_had_begun_to_register(site, remote, monkeypatch):
+    _, seen = remote
+    killed(site, seen, monkeypatch, "register.uploaded")
+    assert site.version("toy", "1.1.0").status == "reserved"
+    assert [line for line in site.repair() if "killed" in line] == [
+        "toy: what an update that was killed had left is undone"
+    ]
+    assert [r.version for r in site.versions("toy")] == ["1.0.0"]
+    assert not list(site.settings.folder("updates", "work").iterdir())
+    assert installing.run(site, seen)[0].outcome == "activated"
+    [registered] = [d for d in site.history("toy") if (d.action, d.version) == ("register", "1.1.0")]
+    assert registered.evidence["provenance"]["target"] == "linear/toy/1.1.0/bundle.tar"
+    assert site.repair() == []
+
+
+def test_repair_leaves_a_registration_to_the_update_that_is_at_it(site, remote, monkeypatch):
+    _, seen = remote
+    said = []
+
+    def meanwhile(at):
+        if at == "register.cached":  # in a thread as in a process of its own: it has neither of the update's locks
+            with ThreadPoolExecutor() as other:
+                said.append(other.submit(site.repair).result(timeout=100))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "hook", meanwhile)
+        assert installing.run(site, seen)[0].outcome == "activated"
+    assert said == [[]]
+    [registered] = [d for d in site.history("toy") if (d.action, d.version) == ("register", "1.1.0")]
+    assert "provenance" in registered.evidence
 
 
 def test_a_model_moved_by_somebody_else_meanwhile_stays_as_they_left_it(site, remote, bundles, monkeypatch):
@@ -329,6 +311,22 @@ def test_a_mirror_that_sends_something_else_cannot_have_a_good_version_refused_f
     assert refusals(site) == [("turn_away", "1.1.0", "hold")]  # once, whatever it sends
     seen.fetcher.answers.clear()
     assert installing.run(site, seen)[0].outcome == "activated"
+
+
+def test_a_reference_profile_that_is_none_is_refused_once_and_for_good(site, bundles, tmp_path):
+    from robustidps.testing.forge import reseal
+
+    shutil.copytree(bundles["1.1.0"].path, tmp_path / "b")
+    (tmp_path / "b" / "reference.json").write_text('{"rows": "many"}')
+    reseal(tmp_path / "b")
+    metadata = ModelMetadata.from_json((tmp_path / "b" / "metadata.json").read_bytes(), where="b")
+    memory = MemoryRemote.offering(SimpleNamespace(path=tmp_path / "b", metadata=metadata))
+    seen = memory.registry(site.settings.home)
+    [outcome] = installing.run(site, seen)
+    assert outcome.outcome == "refused" and "reference.json" in outcome.reasons[0]
+    assert installing.run(site, seen)[0].outcome == "none"
+    assert refusals(site) == [("turn_away", "1.1.0", "reject")]
+    assert "reference.json" in site.history("toy")[-1].reasons[0]
 
 
 def test_traffic_of_ours_that_was_damaged_is_not_held_against_the_version(site, remote):
@@ -417,11 +415,7 @@ def test_a_number_that_a_training_takes_meanwhile_stays_the_trainings(site, remo
 
 def test_what_a_killed_run_noted_does_not_give_back_a_trainings_number(site, remote, monkeypatch):
     _, seen = remote
-    with monkeypatch.context() as patch:
-        patch.setattr(installing.shutil, "rmtree", lambda *a, **k: None)
-        patch.setattr(steps, "hook", lambda at: (_ for _ in ()).throw(Killed(at)) if at == "update.noted" else None)
-        with pytest.raises(Killed):
-            installing.run(site, seen)
+    killed(site, seen, monkeypatch, "update.noted")
     site.reserve_version("toy", "1.1.0")
     installing.run(site, seen)
     assert site.version("toy", "1.1.0").status == "reserved"
@@ -541,9 +535,7 @@ def test_only_the_family_of_what_is_in_production_speaks_for_a_model(site, bundl
 
     shutil.copytree(bundles["1.1.0"].path, tmp_path / "b")
     reseal(tmp_path / "b", family="another")
-    memory = MemoryRemote()
-    memory.add(open_bundle(tmp_path / "b"))
-    memory.publish()
+    memory = MemoryRemote.offering(open_bundle(tmp_path / "b"))
     seen = memory.registry(site.settings.home)
     assert survey(site, seen) == []
     # ... whatever else was registered under the name meanwhile
@@ -561,9 +553,7 @@ def test_a_model_of_no_family_is_not_any_familys(tmp_path, bundles):
     shutil.copytree(bundles["1.0.0"].path, tmp_path / "b")
     reseal(tmp_path / "b", family="")
     own.register_model("toy", "1.0.0", tmp_path / "b")
-    memory = MemoryRemote()
-    memory.add(bundles["1.1.0"])
-    memory.publish()
+    memory = MemoryRemote.offering(bundles["1.1.0"])
     assert survey(own, memory.registry(own.settings.home)) == []
 
 
@@ -572,10 +562,7 @@ def test_a_model_that_several_families_offer_is_nobodys_until_one_is_here(tmp_pa
 
     shutil.copytree(bundles["1.1.0"].path, tmp_path / "b")
     reseal(tmp_path / "b", family="another")
-    memory = MemoryRemote()
-    for offered in (bundles["1.1.0"], open_bundle(tmp_path / "b")):
-        memory.add(offered)
-    memory.publish()
+    memory = MemoryRemote.offering(bundles["1.1.0"], open_bundle(tmp_path / "b"))
     settings = Settings(home=tmp_path / "new", enable_auto_update=True)
     new = ModelRegistry(settings=settings, tracking=MemoryTracking(settings))
     seen = memory.registry(new.settings.home)

@@ -16,22 +16,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from robustidps.bundle import open_bundle
-from robustidps.registry.registry import ModelRegistry
-from robustidps.settings import Settings, use_settings
 from robustidps.system.supervisor import claimed_port
-from robustidps.testing.judged import later
-from robustidps.testing.linear import Linear, LinearSettings
-from robustidps.testing.registry import APPROVE, MemoryTracking
 from robustidps.testing.servers import started
-from robustidps.testing.traffic import toy_traffic
-from robustidps.training import train_bundle
 from robustidps.updates.client import RemoteRegistry
 from robustidps.updates.naming import BUNDLE
 from robustidps.updates.publishing import Publisher
 from tests.faults.conftest import at
 from tests.updates.conftest import Server, until
-from tests.updates.test_installing import RULES
+from tests.updates.site import ALL, LITTLE, NOT, lessons
+from tests.updates.site import installation as toy_site
 
 NGINX = """
 daemon off;
@@ -80,13 +73,8 @@ def _nginx_answers(log: Path) -> list[tuple[str, str, int]]:
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory) -> dict[str, Path]:
     """By version: 1.0.0 never learnt, 1.1.0 a little, 1.2.0 all there is to learn."""
-    folder = tmp_path_factory.mktemp("bundles")
-    train, validation = toy_traffic(900, seed=3), later(toy_traffic(400, seed=4), 1)
-    lessons = {"1.0.0": (1, 1e-6), "1.1.0": (3, 0.05), "1.2.0": (150, 0.5)}
-    for version, (epochs, rate) in lessons.items():
-        settings = LinearSettings(seed=0, epochs=epochs, learning_rate=rate)
-        train_bundle(Linear(), settings, train, validation, name="toy", version=version, out=folder / version)
-    return {version: open_bundle(folder / version).path for version in lessons}
+    made = lessons(tmp_path_factory.mktemp("bundles"), {"1.0.0": NOT, "1.1.0": LITTLE, "1.2.0": ALL})
+    return {version: bundle.path for version, bundle in made.items()}
 
 
 @pytest.fixture
@@ -103,19 +91,11 @@ def installation(home: Path, mirrors: str, bundles, mlflow_template: Path | None
 
     mlflow_template: what its embedded MLflow begins with; None: what MLflow would keep stays in this process's memory.
     """
-    (home / "configs" / "promotion").mkdir(parents=True)
-    (home / "configs" / "promotion" / "toy_update.yaml").write_text(RULES)
-    settings = Settings(home=home, updates_rules={"toy": "toy_update"}, enable_auto_update=True)
+    home.mkdir()
     (home / "settings.yaml").write_text("updates_rules: {toy: toy_update}\nenable_auto_update: true\n")
     if mlflow_template:
         shutil.copy(mlflow_template, home / "mlflow.db")
-    registry = ModelRegistry(settings=settings, tracking=None if mlflow_template else MemoryTracking(settings))
-    held_out = later(toy_traffic(900, seed=9), 5)
-    path = held_out.write(settings.folder("traffic") / "held-out.parquet")
-    facts = {"path": str(path), "digest": held_out.digest, "dataset": "toy", "rules": "toy_update"}
-    with use_settings(settings):
-        registry.register_model("toy", "1.0.0", bundles["1.0.0"], held_out=facts)
-        registry.transition("toy", "1.0.0", "Production", verdict=APPROVE)
+    toy_site(home, bundles["1.0.0"], mlflow=mlflow_template is not None)
     return at(home, ROBUSTIDPS_REMOTE_REGISTRY_URL=mirrors)
 
 

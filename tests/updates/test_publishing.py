@@ -7,10 +7,8 @@ import hashlib
 import json
 import os
 import shutil
-import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -42,17 +40,13 @@ from robustidps.settings import writable
 from robustidps.testing.forge import reseal
 from robustidps.testing.linear import toy_bundle
 from robustidps.testing.registry import memory_registry
+from robustidps.testing.web import served
 from robustidps.updates import staging
 from robustidps.updates.archive import unpack
 from robustidps.updates.naming import Summary
 from robustidps.updates.publishing import Publisher, RoleKeys, has_real_rows
 
 PASSPHRASE = b"correct horse battery"
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *unused: object) -> None:
-        pass
 
 
 class Clock:
@@ -95,19 +89,13 @@ def publisher(tmp_path, clock) -> Publisher:
 @pytest.fixture
 def serve():
     """Serves a folder on loopback; its address."""
-    servers = []
+    with ExitStack() as servers:
 
-    def start(folder: Path) -> str:
-        folder.mkdir(parents=True, exist_ok=True)
-        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
+        def start(folder: Path) -> str:
+            folder.mkdir(parents=True, exist_ok=True)
+            return servers.enter_context(served(folder))
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 BUNDLE = "linear/toy/1.0.0/bundle.tar"
@@ -403,6 +391,75 @@ def test_a_revoked_version_vanishes_from_metadata_and_folder(published, client, 
     assert not (published.folder / "public" / "targets" / "linear" / "toy" / "1.0.0").exists()
     with pytest.raises(NotFoundError):
         published.revoke("toy", "1.0.0")
+
+
+def test_a_revoked_number_is_not_given_again(published, client, toy_versions, tmp_path):
+    published.add(toy_versions["1.1.0"], with_real_rows=True)
+    published.revoke("toy", "1.0.0")
+    published.delegate("linear", ["offline-1"], 1)  # signed anew, and from a folder that went to another machine
+    moved = Publisher(
+        Path(shutil.copytree(published.folder, tmp_path / "moved")), passphrase=lambda name, new: PASSPHRASE
+    )
+    for again in ("edited", "1.0.0"):
+        with pytest.raises(VersionExistsError, match="was revoked") as refused:
+            moved.add_many([toy_versions["1.10.0"], toy_versions[again]], with_real_rows=True)
+        assert "higher number" in str(refused.value.remedy)
+    assert moved.status().versions == {"linear/toy": ["1.1.0"]}
+    assert not [f for f in (moved.folder / "staged" / "targets").rglob("*") if f.is_file()]
+    moved.add(toy_versions["1.10.0"], with_real_rows=True)
+    assert client(moved).sees("linear/toy/1.10.0/bundle.tar") and client(moved).sees(SECOND)
+
+
+def test_a_number_that_was_never_published_is_free_when_it_is_taken_back(published, toy_versions, tmp_path):
+    few = without(published, tmp_path / "away", "offline-1", "snapshot", "timestamp")
+    few.add(toy_versions["1.1.0"], with_real_rows=True)
+    few.revoke("toy", "1.1.0")
+    few.add(toy_versions["1.1.0"], with_real_rows=True)
+    with_only(few, tmp_path / "away", "offline-1", "offline-2", "snapshot", "timestamp").sign()
+    assert published.status().versions == {"linear/toy": ["1.0.0", "1.1.0"]}
+
+
+def numbers(publisher: Publisher) -> dict[str, list[int]]:
+    """Which numbers of each role's metadata lie in the published folder."""
+    found: dict[str, list[int]] = {}
+    for file in (publisher.folder / "public" / "metadata").glob("[0-9]*.json"):
+        number, role = file.name.removesuffix(".json").split(".", 1)
+        found.setdefault(role, []).append(int(number))
+    return {role: sorted(those) for role, those in found.items()}
+
+
+def test_superseded_metadata_goes_when_no_client_can_need_it_and_roots_stay(published, client, toy_versions, clock):
+    pinned = client(published)  # by the first root, after which come more
+    published.make_key("fresh")
+    published.rotate_key("timestamp", "timestamp", "fresh")
+    metadata = published.folder / "public" / "metadata"
+    early = (metadata / "timestamp.json").read_bytes()
+    named = Metadata.from_bytes(early).signed.snapshot_meta.version
+    published.add(toy_versions["1.1.0"], with_real_rows=True)
+    before = numbers(published)
+    assert len(before["linear"]) == 2 and len(before["root"]) == 2
+
+    clock.ahead = timedelta(days=13)  # the earlier snapshots held for 7 days, and a week more is nobody's
+    published.refresh()
+    assert numbers(published)["linear"] == before["linear"]
+    late = (metadata / "timestamp.json").read_bytes()
+    (metadata / "timestamp.json").write_bytes(early)  # as from a cache
+    assert pinned.sees(BUNDLE) and f"{named}.snapshot.json" in {f.name for f in metadata.iterdir()}
+    (metadata / "timestamp.json").write_bytes(late)
+
+    clock.ahead = timedelta(days=15)
+    (metadata / "1.snapshot.json").write_bytes(b"{")  # whatever lies there
+    (metadata / "99.linear.json").write_bytes(b"{}")  # of a publication that was cut short
+    published.refresh()
+    after = numbers(published)
+    assert after["root"] == before["root"]
+    assert after["linear"] == [before["linear"][-1], 99]
+    assert after["targets"] == [before["targets"][-1]]
+    assert after["snapshot"] == [max(before["snapshot"]) + 1]
+    clock.ahead = timedelta()
+    assert pinned.sees(SECOND) and client(published).sees(BUNDLE)
+    published.add(toy_versions["1.10.0"], with_real_rows=True)
+    assert client(published).sees("linear/toy/1.10.0/bundle.tar")
 
 
 def test_a_refresh_in_time_keeps_clients_going_and_renews_what_is_due(published, client, clock):
