@@ -31,13 +31,13 @@ from robustidps.errors import ConfigError, ConflictError, NotFoundError, Unavail
 from robustidps.flows.automations import ensure_automations
 from robustidps.progress import Progress, silent
 from robustidps.settings import check_name, load_yaml
+from robustidps.system.prefect_api import POOL
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
-__all__ = ["POOL", "TRAINING_QUEUE", "Deployed", "PoolKind", "declared", "deploy", "server_client"]
+__all__ = ["TRAINING_QUEUE", "Deployed", "PoolKind", "declared", "deploy", "server_client"]
 
-POOL = "robustidps"
 TRAINING_QUEUE = "training"
 """Trainings wait for each other here: one at a time, whichever flow it is."""
 

@@ -15,8 +15,7 @@ import sys
 from robustidps import console
 from robustidps.errors import RobustIDPSError
 from robustidps.settings import Settings, get_settings
-
-__all__ = ["give_up_orphans"]
+from robustidps.system.prefect_api import POOL, give_up
 
 
 def main() -> None:
@@ -24,12 +23,12 @@ def main() -> None:
 
     settings = get_settings()
     embedded(settings)
-    from robustidps.flows.deployments import POOL, deploy
+    from robustidps.flows.deployments import deploy
 
     try:
         for done in deploy(only_changed=True, off=_cannot_run(settings)):
             console.remark(f"{done.name}: {done.outcome}{', its schedule is off' if done.off else ''}")
-        lost = give_up_orphans(POOL)
+        lost = give_up(os.environ["PREFECT_API_URL"].removesuffix("/api"), POOL, within_s=60.0)
     except RobustIDPSError as error:
         sys.exit(f"error: {error}")
     for name in lost:
@@ -47,33 +46,6 @@ def _cannot_run(settings: Settings) -> list[str]:
     except RobustIDPSError:
         return ["export-loihi"]
     return []
-
-
-def give_up_orphans(pool: str) -> list[str]:
-    """Marks runs of `pool` as crashed that nobody runs any more, so that they hold no place in a limit; their names.
-
-    Only for a pool with one worker, before it starts: whatever the server believes to be under way then was lost. Runs
-    that are suspended have no process, and stay.
-
-    Raises:
-        ConfigError, UnavailableError.
-    """
-    from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
-    from prefect.states import Crashed
-
-    from robustidps.flows.deployments import server_client
-
-    under_way = FlowRunFilter.model_validate(
-        {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]}}}
-    )
-    of_pool = WorkPoolFilter.model_validate({"name": {"any_": [pool]}})
-    lost: list[str] = []
-    with server_client() as client:
-        for run in client.read_flow_runs(flow_run_filter=under_way, work_pool_filter=of_pool):
-            if run.state is not None and run.state.name != "Suspended":
-                client.set_flow_run_state(run.id, Crashed(message="its worker ended"), force=True)
-                lost.append(run.name)
-    return lost
 
 
 if __name__ == "__main__":

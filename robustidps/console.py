@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -173,17 +173,25 @@ def bars(enabled: bool = True) -> Iterator[None]:
 
 def watched(columns: Sequence[str], rows: Callable[[], Iterable[Sequence[object]]], look: Callable[[], object]) -> None:
     """Calls `look` again and again until something is raised; on a terminal, with a table on standard error of what
-    `rows` gives then. Remarks go above it."""
+    `rows` gives then, drawn again only when it has changed: nothing flickers, and what somebody has selected stays so.
+    Remarks go above it."""
     if not err.is_terminal:
         while True:
             look()
             time.sleep(0.5)
+    drawn: object = None
     with Live(console=err, auto_refresh=False, transient=True) as live:
         while True:
-            grid = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-            for row in rows():
-                grid.add_row(*(escape(printable(cell, 100)) for cell in row))
-            live.update(grid, refresh=True)
+            current = ([[printable(cell, 100) for cell in row] for row in rows()], err.size)
+            if current != drawn:
+                grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+                for column, cells in zip(columns, zip(*current[0], strict=True), strict=True):
+                    # On a narrow terminal headings break, addresses don't.
+                    grid.add_column(escape(column), overflow="fold", no_wrap=max(map(len, cells)) > len(column))
+                for row in current[0]:
+                    grid.add_row(*map(escape, row))
+                live.update(Group(grid, ""), refresh=True)  # a line of its own for the ^C that a terminal shows
+                drawn = current
             look()
             time.sleep(0.5)
 

@@ -17,6 +17,7 @@ A bundle is looked at twice: should its version have come into a stage while it 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -68,6 +69,7 @@ class Retention(BaseModel):
     keep_newest: int = Field(default=10, ge=1, le=100_000)
     bundles_days: float = Field(default=30, ge=1, le=36_500, allow_inf_nan=False)
     reports_days: float = Field(default=180, gt=0, le=36_500, allow_inf_nan=False)
+    drift_days: float = Field(default=90, gt=0, le=36_500, allow_inf_nan=False)
     traffic_days: float = Field(default=90, ge=1, le=36_500, allow_inf_nan=False)
     captures_days: float = Field(default=90, ge=1, le=36_500, allow_inf_nan=False)
     runs_days: float = Field(default=365, gt=0, le=36_500, allow_inf_nan=False)
@@ -144,6 +146,7 @@ def collect(registry: ModelRegistry, *, dry_run: bool = False, retention: Retent
             sweep.updates,
             sweep.captures,
             sweep.reports,
+            sweep.drift,
             sweep.mlflow,
         ):
             try:
@@ -154,6 +157,7 @@ def collect(registry: ModelRegistry, *, dry_run: bool = False, retention: Retent
                 found.problems.append(str(error))
         if not dry_run:
             sweep.second_look()
+            sweep.index()
     return found
 
 
@@ -332,6 +336,35 @@ class _Sweep:
             if (record.model, record.version) not in self.needed and folder.is_dir():
                 yield from self._old(folder, "report", self.keep.reports_days * DAY)
 
+    def drift(self) -> Iterator[Item]:
+        """Reports of windows, and what Evidently's workspace has of the same; their figures stay on record."""
+        from robustidps.monitoring import windows
+
+        limit = self.keep.drift_days * DAY
+        models = {record.model for record in self.records}
+        kept = {m: windows.reported(self.registry, m, self.registry.checked_history(m)) for m in sorted(models)}
+        for model in kept:
+            for path in _entries(self.home / "reports" / "drift" / model):
+                if windows.ID.fullmatch(path.name) and path.name not in kept[model]:
+                    yield from self._old(path, "drift report", limit)
+        for project in _entries(self.home / "reports" / "evidently"):
+            model = _name_in(project / "metadata.json")
+            for path in _entries(project / "snapshots") if model in kept else ():
+                for item in self._old(path, "drift snapshot", limit):
+                    window = _name_in(path)
+                    if windows.ID.fullmatch(window) and window not in kept[model]:
+                        yield replace(item, why=f"{window}, {item.why}")
+
+    def index(self) -> None:
+        """Links to no report that has gone, now or by a `gc` that was killed."""
+        from robustidps.monitoring.index import write_index
+
+        if (self.home / "reports" / "index.html").is_file():
+            try:
+                write_index(self.registry)
+            except RobustIDPSError as error:
+                self.found.problems.append(str(error))
+
     def mlflow(self) -> Iterator[Item]:
         """Runs in MLflow: marked as deleted first; for good later, where that is asked for."""
         tracking = self.registry.tracking
@@ -397,6 +430,15 @@ def _paths(held_out: dict[str, Any]) -> list[str]:
     """The files that recorded traffic names."""
     recorded = [held_out.get("path"), (held_out.get("evaded") or {}).get("path")]
     return [str(path) for path in recorded if path]
+
+
+def _name_in(file: Path) -> str:
+    """The `name` that a JSON file of Evidently's gives; empty where it gives none."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return ""
+    return str(content.get("name") or "") if isinstance(content, dict) else ""
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -181,6 +183,26 @@ def test_a_table_cell_never_interprets_markup(capsys: pytest.CaptureFixture) -> 
     console.table("", ["a"], [["[bold]x[/bold]\x1b[31m"]])
     shown = capsys.readouterr().out
     assert "[bold]x[/bold]?[31m" in shown
+
+
+def test_a_live_table_is_drawn_when_it_changes_with_whole_addresses_and_gives_the_terminal_back(monkeypatch) -> None:
+    drawn, looks = io.StringIO(), iter(range(6))
+    terminal = Console(file=drawn, force_terminal=True, width=60, height=24, soft_wrap=True)
+    monkeypatch.setattr(console, "err", terminal)
+    row = ["Prefect", "http://127.0.0.1:38051", "up", "20:24:39", ""]
+
+    def look() -> None:
+        number = next(looks)
+        row[2] = "up" if number < 3 else "not answering"
+        if number == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        console.watched(("service", "address", "health", "since (UTC)", "restarts"), lambda: [row], look)
+    shown = drawn.getvalue()
+    assert shown.count("http://127.0.0.1:38051") == 3  # at first, when it changed, and as it ends
+    assert shown.count("not answering") == 2
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor, hidden and shown
 
 
 def test_json_output_is_json_also_where_a_figure_is_no_number(capsys: pytest.CaptureFixture) -> None:

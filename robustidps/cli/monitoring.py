@@ -134,6 +134,7 @@ def list_windows(
 @drift_app.command()
 def show(name: Name, window: WindowId = "latest", as_json: Json = False) -> None:
     """One window: why it has drifted, which columns moved, what a reviewer made of it."""
+    from robustidps.monitoring.reports import PAGE
     from robustidps.monitoring.windows import report_folder, reviews_of
     from robustidps.monitoring.windows import window as one
 
@@ -163,7 +164,8 @@ def show(name: Name, window: WindowId = "latest", as_json: Json = False) -> None
     console.table("columns that moved most", ["column", "PSI", "PSI, anchor", "missing"], lines)
     for note in row.notes:
         console.remark(note)
-    console.remark((report_folder(registry, row) / "drift.html").absolute().as_uri())
+    page = report_folder(registry, row) / PAGE
+    console.remark(page.absolute().as_uri() if page.is_file() else "its report is no longer kept (docs/retention.md)")
 
 
 @drift_app.command()

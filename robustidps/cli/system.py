@@ -159,8 +159,8 @@ def _tell(text: str) -> None:
 
 
 def _show_addresses(supervisor: Supervisor) -> None:
-    for service in supervisor.record.services:
-        console.line(service.title, f"{service.url}  {service.what}")
+    rows = [(service.title, service.url, service.what) for service in supervisor.record.services]
+    console.table("", ("service", "address", "what for"), rows)
 
 
 def _show_runs(url: str) -> None:

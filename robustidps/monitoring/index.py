@@ -2,12 +2,13 @@
 
 Two figures a panel, from 0 to 1: the share of columns that moved away from the version's reference, and from the early
 anchor. A dashed line is the threshold, a vertical one a new version. Alarms are filled, reviews have a letter below.
-The page is plain SVG and a table of the same, without a script.
+A window whose report `robustidps gc` has taken away keeps its point, without a link. The page is plain SVG and a table
+of the same, without a script.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from robustidps.evaluation.drift import DriftSettings
 from robustidps.evaluation.markup import Markup, document, element, table
 from robustidps.monitoring.reports import PAGE, style
-from robustidps.monitoring.windows import DriftWindow, reviews_of, windows
+from robustidps.monitoring.windows import DriftWindow, report_folder, reviews_of, windows
 from robustidps.settings import write_whole
 
 if TYPE_CHECKING:
@@ -55,15 +56,21 @@ def write_index(registry: ModelRegistry) -> Path:
     models = [summary.name for summary in registry.models()]
     known = {name: found for name in models if (found := windows(registry, name, last=MOST))}
     said = {name: reviews_of(registry, name) for name in known}
-    panels = [_panel(name, found, said[name], settings) for name, found in known.items()]
-    listed = [_listed(name, found, said[name]) for name, found in known.items()]
+    there = {
+        (row.model, row.id)
+        for found in known.values()
+        for row in found
+        if (report_folder(registry, row) / PAGE).is_file()
+    }
+    panels = [_panel(name, found, said[name], settings, there) for name, found in known.items()]
+    listed = [_listed(name, found, said[name], there) for name, found in known.items()]
     rules = settings.windows
     legend = (
-        "Each point is a window of traffic and opens its page. Blue circles: share of columns that moved away from "
-        "what the version in production was trained on; orange squares: from the early anchor, the first version's. "
-        f"Dashed: the threshold of {rules.share:g}. Dotted: another version. Red: an alarm, which takes {rules.k} "
-        f"drifted windows of the last {rules.n}, the latest among them. Below the axis: what a reviewer made of it, "
-        "E expected, I incident, - ignore."
+        "Each point is a window of traffic and opens its page, as long as that is kept. Blue circles: share of columns "
+        "that moved away from what the version in production was trained on; orange squares: from the early anchor, "
+        f"the first version's. Dashed: the threshold of {rules.share:g}. Dotted: another version. Red: an alarm, which "
+        f"takes {rules.k} drifted windows of the last {rules.n}, the latest among them. Below the axis: what a "
+        "reviewer made of it, E expected, I incident, - ignore."
     )
     nothing = "No window was looked at yet: robustidps monitor MODEL --traffic FOLDER."
     page = document(
@@ -80,11 +87,20 @@ def write_index(registry: ModelRegistry) -> Path:
     return write_whole(registry.settings.home / "reports" / "index.html", page)
 
 
-def _href(row: DriftWindow) -> str:
-    return f"drift/{row.model}/{row.id}/{PAGE}"
+There = Collection[tuple[str, str]]
+"""(model, window) of those whose report is there."""
 
 
-def _panel(name: str, found: Sequence[DriftWindow], said: Mapping[str, Review], settings: DriftSettings) -> Markup:
+def _linked(row: DriftWindow, content: Markup | str, there: There) -> Markup | str:
+    """`content` as a link to the window's page, where there is one."""
+    if (row.model, row.id) not in there:
+        return content
+    return element("a", content, href=f"drift/{row.model}/{row.id}/{PAGE}")
+
+
+def _panel(
+    name: str, found: Sequence[DriftWindow], said: Mapping[str, Review], settings: DriftSettings, there: There
+) -> Markup:
     began, ended = found[0].ended, found[-1].ended
     span = max((ended - began).total_seconds(), 1.0)
 
@@ -95,7 +111,7 @@ def _panel(name: str, found: Sequence[DriftWindow], said: Mapping[str, Review], 
     def y(share: float) -> float:
         return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - share)
 
-    drawn = [
+    drawn: list[Markup | str] = [
         element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=f"{y(v):.1f}", y2=f"{y(v):.1f}", class_="axis")
         for v in (0, 0.5, 1)
     ]
@@ -119,6 +135,7 @@ def _panel(name: str, found: Sequence[DriftWindow], said: Mapping[str, Review], 
     for kind, points in reversed(series.items()):
         for a, b, row in points:
             told = f"{row.ended:%Y-%m-%d %H:%M} UTC, {row.version}, {row.status}: {row.rows:,} flows"
+            told += "" if (row.model, row.id) in there else "; its report is no longer kept"
             moved = row.measured.anchor if kind == "anchor" else row.measured.reference
             red = row.alarm and (kind == "reference" or (moved is not None and moved.share >= settings.windows.share))
             mark = f"dot {kind}{' alarm' if red else ''}"
@@ -129,13 +146,13 @@ def _panel(name: str, found: Sequence[DriftWindow], said: Mapping[str, Review], 
                     "rect", element("title", told), x=f"{a - 3:.1f}", y=f"{b - 3:.1f}", width=6, height=6, class_=mark
                 )
             )
-            drawn.append(element("a", shape, href=_href(row)))
+            drawn.append(_linked(row, shape, there))
     for row in found:
         review = said.get(row.id)
         if review is not None:
             text = element("text", element("title", f"{review.kind}: {review.reason}"), _LETTERS[review.kind],
                            x=f"{x(row.ended):.1f}", y=_HEIGHT - _BOTTOM + 15, text_anchor="middle")  # fmt: skip
-            drawn.append(element("a", text, href=_href(row)))
+            drawn.append(_linked(row, text, there))
     bottom = _HEIGHT - 8
     drawn.append(element("text", f"{began:%Y-%m-%d %H:%M}", x=_LEFT, y=bottom))
     if len(found) > 1:
@@ -146,14 +163,14 @@ def _panel(name: str, found: Sequence[DriftWindow], said: Mapping[str, Review], 
     return element("figure", title, svg, class_="panel")
 
 
-def _listed(name: str, found: Sequence[DriftWindow], said: Mapping[str, Review]) -> Markup:
+def _listed(name: str, found: Sequence[DriftWindow], said: Mapping[str, Review], there: There) -> Markup:
     rows = []
     for row in reversed(found[-LISTED:]):
         figures, review = row.measured, said.get(row.id)
         words = review.kind + (f" until {review.until:%Y-%m-%d}" if review.until else "") if review else ""
         rows.append(
             [
-                element("a", f"{row.ended:%Y-%m-%d %H:%M}", href=_href(row)),
+                _linked(row, f"{row.ended:%Y-%m-%d %H:%M}", there),
                 row.version,
                 row.status,
                 words,

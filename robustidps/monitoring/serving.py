@@ -97,7 +97,7 @@ def application(reports: Path, hosts: Sequence[str]) -> Any:
         parts = path.removeprefix("/").split("/")
         content = _content(reports, parts)
         if content is None:
-            return PlainTextResponse("There is no such report.\n", 404)
+            return PlainTextResponse("There is no such report; old ones are taken away (docs/retention.md).\n", 404)
         headers = {"Content-Security-Policy": policy(parts)}
         return Response(content, media_type=_TYPES[Path(parts[-1]).suffix], headers=headers)
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from robustidps.registry.registry import ModelRegistry
 
 __all__ = [
+    "ID",
     "Case",
     "DriftWindow",
     "Entered",
@@ -46,6 +49,7 @@ __all__ = [
     "next_windows",
     "position",
     "report_folder",
+    "reported",
     "reviews_of",
     "training_rows",
     "unannounced",
@@ -55,7 +59,7 @@ __all__ = [
 
 RECENT = 50
 """Windows before the latest that are read to judge it: enough to see when its alarm was told last."""
-_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ def window(registry: ModelRegistry, model: str, window_id: str) -> DriftWindow:
 def _window(row: Any) -> DriftWindow:
     values = dict(row)
     try:
-        if not _ID.fullmatch(values["id"]):  # it names a folder
+        if not ID.fullmatch(values["id"]):  # it names a folder
             raise ValueError(values["id"])
         values["figures"] = json.loads(values["figures"])
         for name in ("began", "ended", "created_at"):
@@ -458,6 +462,18 @@ def reviews_of(registry: ModelRegistry, model: str) -> dict[str, Review]:
 def report_folder(registry: ModelRegistry, row: DriftWindow) -> Path:
     """Where a window's pages lie; from its model and name, never from its row, which somebody may have edited."""
     return registry.settings.home / "reports" / "drift" / row.model / row.id
+
+
+def reported(registry: ModelRegistry, model: str, decisions: Iterable[Decision]) -> set[str]:
+    """Windows whose pages somebody may still come for, however old: those that the ledger names (alarms, reviews,
+    retrainings), those of an alarm that stands, and each version's newest, which MLflow's tag leads to."""
+    column = state.drift_window.c
+    query = sa.select(column.id, column.version, column.alarm).where(column.model == model)
+    with registry.store.read() as connection:
+        rows = connection.execute(query.order_by(column.ended, column.created_at)).all()
+    standing = {row.id for row in takewhile(lambda row: row.alarm, reversed(rows))}
+    newest = {row.version: row.id for row in rows}
+    return {str(d.evidence["window"]) for d in decisions if "window" in d.evidence} | standing | {*newest.values()}
 
 
 def training_rows(home: Path, bundle: Bundle) -> TrafficSet | None:

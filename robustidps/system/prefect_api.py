@@ -1,11 +1,12 @@
-"""What a Prefect server knows of deployments and their next runs, over its REST API.
+"""What a Prefect server knows of deployments and runs, over its REST API.
 
-`robustidps status` is to answer at once and where Prefect isn't installed; importing Prefect takes seconds.
+`robustidps status` and `down` are to answer at once and where Prefect isn't installed; importing Prefect takes seconds.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
 import urllib.error
 import urllib.request
@@ -13,9 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from robustidps.errors import UnavailableError
+from robustidps.errors import UnavailableError, printable
 
-__all__ = ["Scheduled", "scheduled"]
+__all__ = ["POOL", "Scheduled", "give_up", "scheduled"]
+
+POOL = "robustidps"
+"""The work pool of the local system."""
 
 BUSY, BUSY_TRIES = 503, 5
 """What Prefect's server answers while its SQLite is locked by somebody else, and how often it is asked again."""
@@ -70,6 +74,34 @@ def scheduled(url: str) -> list[Scheduled]:
     return sorted(found, key=lambda s: (s.next_run is None, s.next_run.timestamp() if s.next_run else 0, s.name))
 
 
+def give_up(url: str, pool: str, within_s: float) -> list[str]:
+    """Marks runs of `pool` as crashed that nobody runs any more, so that they hold no place in a limit; their names.
+
+    Only for a pool with one worker, while that doesn't run: whatever the server believes to be under way then was lost.
+    Runs that are suspended have no process, and stay.
+
+    Args:
+        url: the server's address, without /api.
+        within_s: how long it may take in all; what was not reached then is left.
+
+    Raises:
+        UnavailableError: the server doesn't answer, or not as expected.
+    """
+    deadline = time.monotonic() + within_s
+    state = {"type": "CRASHED", "name": "Crashed", "message": "its worker ended"}
+    under_way = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING", "PAUSED"]}}}
+    lost = []
+    try:
+        wanted = {"flow_runs": under_way, "work_pools": {"name": {"any_": [pool]}}}
+        for run in _asked(url, "flow_runs/filter", wanted, deadline):
+            if run["state"]["name"] != "Suspended":
+                _sent(url, f"flow_runs/{run['id']}/set_state", {"state": state, "force": True}, deadline)
+                lost.append(printable(run["name"], 100))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UnavailableError(f"runs under way can't be given up: {error}", where=url) from None
+    return lost
+
+
 def _words(entry: dict[str, Any]) -> str:
     """A schedule in words: the cron line, the interval in seconds, or the recurrence rule."""
     schedule = entry["schedule"]
@@ -78,19 +110,27 @@ def _words(entry: dict[str, Any]) -> str:
     return f"{text} {zone}" if zone else str(text)
 
 
-def _asked(url: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    request = urllib.request.Request(  # noqa: S310 - our own server's address
-        f"{url}/api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
-    )
-    for attempt in range(BUSY_TRIES):
-        try:
-            with _direct.open(request, timeout=10) as answer:
-                content = json.loads(answer.read())
-            break
-        except urllib.error.HTTPError as refused:
-            if refused.code != BUSY or attempt == BUSY_TRIES - 1:
-                raise
-            time.sleep(1)
+def _asked(url: str, path: str, body: dict[str, Any], deadline: float = math.inf) -> list[dict[str, Any]]:
+    content = _sent(url, path, body, deadline)
     if not isinstance(content, list):
         raise ValueError("an unexpected answer")
     return content
+
+
+def _sent(url: str, path: str, body: dict[str, Any], deadline: float) -> Any:
+    """What the server answers; `deadline` is of the monotonic clock."""
+    request = urllib.request.Request(  # noqa: S310 - our own server's address
+        f"{url}/api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
+    for attempt in range(1, BUSY_TRIES + 1):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        try:
+            with _direct.open(request, timeout=min(10, left)) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as refused:
+            if refused.code != BUSY or attempt == BUSY_TRIES:
+                raise
+            time.sleep(min(1, max(0, left)))
+    raise TimeoutError("no answer in time")

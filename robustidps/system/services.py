@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from robustidps.settings import Settings
+from robustidps.system.prefect_api import POOL, give_up
 from robustidps.watch.webhook import server_environment
 
 __all__ = ["HOST", "Ports", "Service", "common_environment", "prefect_environment", "services"]
@@ -35,6 +36,8 @@ class Service:
     after: services that must be well before it is started.
     page: whether there is something to look at at its address.
     grace_s: seconds it is given to end by itself.
+    afterwards: called once it has ended with the system, while what it came after still runs; what was done, a sentence
+        each. Takes seconds at most. Raises RobustIDPSError.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Service:
     after: tuple[str, ...] = ()
     page: bool = True
     grace_s: float = 10.0
+    afterwards: Callable[[Ports], list[str]] = field(default=lambda ports: [])
 
 
 def services(settings: Settings) -> list[Service]:
@@ -89,6 +93,10 @@ def services(settings: Settings) -> list[Service]:
             after=("prefect",),
             page=False,
             grace_s=20.0,  # a flow that is told to end gives back what it has reserved
+            afterwards=lambda ports: [
+                f"run {name} was under way: crashed"
+                for name in give_up(f"http://{HOST}:{ports['prefect']}", POOL, within_s=8.0)
+            ],
         ),
     ]
     listed += [

@@ -241,16 +241,23 @@ class Supervisor:
 
     def end(self) -> None:
         """Ends all, the last started first; signals that ask for that again are not heard meanwhile."""
+        said: list[str] = []  # told once nothing is left to end: the terminal may be closed
         with _undisturbed():
             self._set_state("ending")
             for r in reversed(self._running):
                 self._end(r)
                 self._note(r, "ended")
+                try:
+                    said += r.service.afterwards(self.ports)
+                except RobustIDPSError as error:  # the next start makes up for it
+                    said.append(str(error))
             end_marked(self.record.mark)  # what was being started when the end came
             if self._watchdog:
                 os.close(self._watchdog[1])
                 self._watchdog[0].wait()
             self._set_state("ended")
+        for text in said:
+            self.tell(text)
 
     def _guard(self) -> None:
         """Has a watchdog beside this process, which ends all once this one is gone."""

@@ -1,4 +1,5 @@
-"""A window's pages and the index: what they say, that they phone nobody, and that nothing planted in them runs."""
+"""A window's pages and the index: what they say, that they phone nobody, that nothing planted in them runs, and
+that old ones go."""
 
 from __future__ import annotations
 
@@ -9,22 +10,28 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from robustidps import cli, retention
+from robustidps.cli import _app
 from robustidps.evaluation.reference import profile
 from robustidps.monitoring.index import write_index
-from robustidps.monitoring.reports import evidently_report, write_page
+from robustidps.monitoring.reports import evidently_report, keep_snapshot, write_page
 from robustidps.monitoring.reviews import review
 from robustidps.monitoring.window import Range
-from robustidps.monitoring.windows import Case, Measured, look, reviews_of, windows
+from robustidps.monitoring.windows import Case, DriftWindow, Measured, look, reviews_of, windows
+from robustidps.registry.registry import ModelRegistry
+from robustidps.retention import collect
 from robustidps.testing.traffic import TOY, toy_traffic
 from robustidps.traffic.schema import Feature, TrafficSchema
 from robustidps.traffic.trafficset import TrafficSet
 from tests.conftest import missing_part
-from tests.monitoring.conftest import day
+from tests.monitoring.conftest import DAY, day
 
 EVIL = "</script><script>window.pwned=1</script><img src=/pwned onerror='window.pwned=2'>"
 
@@ -45,6 +52,8 @@ def test_the_page_says_what_moved_from_what_and_why_no_alarm_is_raised(registry,
 
 def test_the_index_has_a_link_a_window_and_a_mark_a_review(registry, watch):
     rows = [watch(i, moved=1.5).window for i in range(3)]
+    for row in rows:
+        write_page(registry, row)
     review(registry, rows[0], "incident", reason="guests")
     page = write_index(registry).read_text()
     for row in rows:
@@ -174,3 +183,117 @@ def test_in_a_browser_nothing_planted_runs_and_evidently_still_draws(registry, p
     finally:
         server.terminate()
         server.wait(10)
+
+
+def reported(registry: ModelRegistry) -> set[str]:
+    return {p.name for p in (registry.settings.home / "reports" / "drift" / "toy").iterdir() if any(p.iterdir())}
+
+
+def dangling(registry: ModelRegistry) -> list[str]:
+    index = registry.settings.home / "reports" / "index.html"
+    return [to for to in re.findall(r'href="([^"#]+)"', index.read_text()) if not (index.parent / to).is_file()]
+
+
+def snapshots(registry: ModelRegistry, model: str) -> set[str]:
+    from evidently.ui.workspace import Workspace
+
+    workspace = Workspace.create(str(registry.settings.home / "reports" / "evidently"))
+    (project,) = workspace.search_project(model)
+    return {workspace.get_run(project.id, run).name for run in workspace.list_runs(project.id)}
+
+
+def shown(registry: ModelRegistry, window: str, monkeypatch, capsys) -> str:
+    """What `robustidps drift show` prints."""
+    monkeypatch.setattr("robustidps.cli.monitoring.open_registry", lambda: registry)
+    monkeypatch.setattr(_app, "given", {})
+    monkeypatch.setattr("sys.argv", ["robustidps", "drift", "show", "toy", window])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr()
+    return said.out + said.err
+
+
+@pytest.fixture
+def looked(registry, watch) -> list[DriftWindow]:
+    """Ten windows with pages: 0 and 1 steady, 2 reviewed, 3 steady, 4 to 6 drifted (6 an alarm in the ledger), 7 steady
+    as the traffic before, 8 and 9 drifted: an alarm that stands from 9 on, told already when it began at 6."""
+    for number in range(10):
+        watch(number, moved=1.5 if number in (4, 5, 6, 8, 9) else 0.0)
+        if number == 2:
+            review(registry, windows(registry, "toy")[2], "expected", reason="the new office")
+    found = windows(registry, "toy")
+    for row in found:
+        write_page(registry, row)
+    write_index(registry)
+    return found
+
+
+@pytest.fixture
+def snapshot():
+    import pandas as pd
+    from evidently import Dataset, Report
+    from evidently.metrics import RowCount
+
+    frame = Dataset.from_pandas(pd.DataFrame({"x": np.arange(3)}))
+    return Report([RowCount()]).run(frame, None)
+
+
+def later(monkeypatch, days: float) -> None:
+    clock = time.time() + days * DAY
+    monkeypatch.setattr(retention.time, "time", lambda: clock)
+
+
+def test_old_reports_go_and_what_the_ledger_an_alarm_or_mlflow_refers_to_stays(registry, looked, monkeypatch, capsys):
+    ids = [row.id for row in looked]
+    assert [row.alarm for row in looked] == [False] * 6 + [True, False, True, True]
+    assert not collect(registry).items and reported(registry) == set(ids)
+    later(monkeypatch, 100)
+    index = registry.settings.home / "reports" / "index.html"
+    before = index.read_bytes()
+    asked = [item for item in collect(registry, dry_run=True).items if item.kind == "drift report"]
+    assert reported(registry) == set(ids) and index.read_bytes() == before
+    done = [item for item in collect(registry).items if item.kind == "drift report"]
+    assert asked == done and all(item.bytes > 1000 for item in done)
+    assert reported(registry) == {ids[i] for i in (2, 6, 8, 9)}
+    assert dangling(registry) == []
+    assert index.read_text().count("its report is no longer kept") == 6
+    assert len(windows(registry, "toy")) == 10  # what was measured stays on record
+    said = shown(registry, ids[0], monkeypatch, capsys)
+    assert "no longer kept" in said and "drift.html" not in said
+    write_page(registry, looked[0])
+    write_index(registry)
+    assert f"{ids[0]}/drift.html" in index.read_text()
+
+
+def test_a_gc_that_is_killed_after_a_report_has_the_next_one_mend_the_index(registry, looked, monkeypatch):
+    later(monkeypatch, 100)
+
+    def die(path: Path, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(retention.shutil, "rmtree", die)
+        collect(registry)
+    assert dangling(registry)
+    collect(registry)
+    assert dangling(registry) == []
+    assert not list((registry.settings.home / "reports").rglob(".gc-*"))
+
+
+def test_snapshots_in_the_workspace_go_with_their_windows_and_somebody_elses_stay(
+    registry, looked, snapshot, monkeypatch
+):
+    home, ids = registry.settings.home, [row.id for row in looked]
+    for row in (looked[0], looked[2], looked[9]):
+        keep_snapshot(home, row, snapshot)
+    from evidently.ui.workspace import Workspace
+
+    workspace = Workspace.create(str(home / "reports" / "evidently"))
+    workspace.add_run(workspace.search_project("toy")[0].id, snapshot, name="by hand")
+    workspace.add_run(workspace.create_project("mine").id, snapshot, name=ids[0])
+    assert not collect(registry).items
+    later(monkeypatch, 100)
+    gone = [item for item in collect(registry).items if item.kind == "drift snapshot"]
+    assert len(gone) == 1 and gone[0].why.startswith(ids[0])
+    assert snapshots(registry, "toy") == {ids[2], ids[9], "by hand"}
+    assert snapshots(registry, "mine") == {ids[0]}

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from robustidps.errors import ConflictError, NotFoundError, RegistryUnavailableError
 from robustidps.judging import promote
 from robustidps.registry import reconciler, state, steps
+from robustidps.registry.picture import differences, read
 from robustidps.registry.reconciler import reconcile
 from robustidps.registry.registry import ModelRegistry
 from robustidps.testing.registry import APPROVE, MemoryTracking
@@ -155,6 +156,28 @@ def test_a_deleted_version_is_made_again_from_its_run(judged):
     assert judged.version("toy", "1.0.0").mlflow_version == 4 and aliases(judged) == {"production": "4"}
     assert shown(judged, "4").current_stage == "Production"
     settled(judged)
+
+
+def test_a_picture_counts_as_complete_only_once_all_of_it_is_drawn(judged, monkeypatch):
+    judged.transition("toy", "1.1.0", "Staging", verdict=APPROVE)
+    client = judged.tracking.client
+    client.delete_model_version("toy", "2")
+    seen: dict[str, tuple[bool, list]] = {}
+
+    def look(name: str) -> None:
+        column = state.assignment.c
+        query = sa.select(column.answered).where(column.model == "toy", column.applied_generation == column.generation)
+        with judged.store.read() as connection:
+            complete = connection.execute(query).scalar() == judged.history("toy")[-1].seq
+        seen[name] = complete, differences(judged.projection.wanted("toy"), read(client, "toy"))
+
+    monkeypatch.setattr(steps, "hook", look)
+    reconcile(judged)
+    after = list(seen).index("restore.committed")
+    assert [name for name, (complete, _) in list(seen.items())[after:] if complete] == ["project.applied"]
+    assert seen["restore.committed"][1] and not seen["project.applied"][1]
+    made = shown(judged, str(judged.version("toy", "1.1.0").mlflow_version))
+    assert made.current_stage == made.tags["robustidps.stage"] == "Staging"
 
 
 def test_a_deleted_version_whose_run_is_gone_is_made_again_from_the_kept_bundle_or_recorded_as_lost(judged):

@@ -53,7 +53,7 @@ class Site:
         os.environ["MLFLOW_TRACKING_PASSWORD"] = password or self.server.password
         return MlflowClient(self.server.url)
 
-    def decided(self, action: Callable[[], object], within_s: float = 40.0) -> Decision:
+    def decided(self, action: Callable[[], object], within_s: float = 120.0) -> Decision:
         """What is decided once `action` is done, with MLflow in line."""
         before = len(self.registry.history("toy"))
         action()
@@ -107,7 +107,7 @@ def site(tmp_path_factory, mlflow_template):
 
 
 def wait_until_told(site: Site) -> None:
-    ends = time.monotonic() + 60
+    ends = time.monotonic() + 120
     while time.monotonic() < ends and site.watcher.poll() is None:
         try:
             if site.health()["webhook"].startswith("MLflow tells"):
@@ -140,7 +140,7 @@ def test_an_alias_moved_by_a_known_account_is_answered_by_webhook_under_that_nam
     decision = site.decided(lambda: admin.set_registered_model_alias("toy", "production", "3"))
     assert (decision.action, decision.version, decision.verdict) == ("refuse", "1.2.0", "reject")
     assert (decision.actor, decision.actor_source) == ("admin", "mlflow")
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + 60
     while site.health()["put back"] != 1 and time.monotonic() < ends:
         time.sleep(0.05)
     assert site.health()["hints"] > hints and site.health()["put back"] == 1
@@ -163,6 +163,8 @@ def test_the_stage_dropdown_which_sends_no_webhook_is_found_by_looking(site):
 
 def test_a_deleted_version_is_made_again(site):
     client = site.client()
+    if site.registry.assignment("toy").staging != "1.1.0":  # whether or not another test has put it there
+        site.decided(lambda: client.set_registered_model_alias("toy", "staging", "2"))
     decision = site.decided(lambda: client.delete_model_version("toy", "2"))
     assert (decision.action, decision.version, decision.actor) == ("restore", "1.1.0", "admin")
     number = str(site.registry.version("toy", "1.1.0").mlflow_version)
@@ -174,7 +176,7 @@ def test_a_deleted_version_is_made_again(site):
 
 def test_a_renamed_model_is_named_back(site):
     client = site.client()
-    decision = site.decided(lambda: client.rename_registered_model("toy", "mine"), within_s=60)
+    decision = site.decided(lambda: client.rename_registered_model("toy", "mine"))
     assert (decision.action, decision.evidence["request"]["kind"], decision.actor) == ("refuse", "renamed", "admin")
 
 
@@ -230,5 +232,5 @@ def test_a_person_moves_production_in_the_mlflow_ui_to_a_good_version_and_to_a_b
 
 def test_told_to_end_it_ends_cleanly(site):
     site.watcher.send_signal(signal.SIGTERM)
-    assert site.watcher.wait(30) == 128 + signal.SIGTERM
+    assert site.watcher.wait(60) == 128 + signal.SIGTERM
     assert "Traceback" not in site.log.read_text()

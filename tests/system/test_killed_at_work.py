@@ -1,14 +1,17 @@
-"""`up` killed in the middle of a training: nothing is left running, the run is given up, the next one finds room."""
+"""`up` killed, or ended, in the middle of a training: nothing is left running, the run is given up, the next one finds
+room."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -43,6 +46,13 @@ def until_it_runs(settings: Settings, run: str, seconds: float = 240) -> None:
         time.sleep(0.5)
 
 
+def kept_state(settings: Settings, run: str) -> tuple[str, str]:
+    """Type and message of a run's state in Prefect's database, once its server has ended."""
+    with closing(sqlite3.connect(settings.home / "prefect" / "prefect.db")) as database:
+        query = "SELECT type, message FROM flow_run_state WHERE flow_run_id = ? ORDER BY timestamp DESC LIMIT 1"
+        return tuple(database.execute(query, [run]).fetchone())
+
+
 @pytest.mark.fault("`robustidps up` killed (SIGKILL) during a training", "the run is given up, the next one runs")
 def test_a_training_whose_system_is_killed_is_given_up_and_the_next_one_runs(tmp_path):
     settings = Settings(home=tmp_path / "home")
@@ -66,6 +76,8 @@ def test_a_training_whose_system_is_killed_is_given_up_and_the_next_one_runs(tmp
         given_up = asked(settings, f"flow_runs/{first}", method="GET")["state"]
         assert (given_up["type"], given_up["message"]) == ("CRASHED", "its worker ended")
         until_it_runs(settings, second)  # the one that was killed holds no place in a limit
+        command(settings, "down")
+        assert kept_state(settings, second) == ("CRASHED", "its worker ended")
     finally:
         command(settings, "down")
         record = records.read(settings)

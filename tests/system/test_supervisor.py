@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from robustidps.flows import embedded
 from robustidps.settings import Settings
 from robustidps.system import record as records
 from robustidps.system import supervisor as supervising
+from robustidps.system.prefect_api import POOL, give_up
 from robustidps.system.processes import MARK, born, end_marked, marked
 from robustidps.system.report import status
 from robustidps.system.services import HOST, Service, common_environment, prefect_environment, services
@@ -82,6 +84,31 @@ def test_services_start_in_order_and_end_with_their_helpers(settings):
     assert marked(up.record.mark) == []
     assert not any(answers(s.url) for s in up.record.services)
     assert status(settings)["state"] == "down" and status(settings)["leftovers"] == 0
+
+
+def test_once_a_service_has_ended_the_rest_of_its_work_is_done_while_what_it_needs_still_runs(settings):
+    def afterwards(ports) -> list[str]:
+        return [f"{name} answers: {answers(f'http://{HOST}:{ports[name]}')}" for name in ("first", "second")]
+
+    def fails(ports) -> list[str]:
+        raise UnavailableError("it is gone")
+
+    told: list[str] = []
+    second, third = (replace(small(n), afterwards=f) for n, f in (("second", afterwards), ("third", fails)))
+    with running(settings, listed=[small("first"), second, third], tell=told.append) as up:
+        pass
+    assert told[-3:] == ["it is gone", "first answers: True", "second answers: False"]
+    assert marked(up.record.mark) == []
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["hangs", "is gone"])
+def test_a_prefect_server_that_does_not_answer_holds_up_no_end(there):
+    with socket.socket() as silent:
+        silent.bind((HOST, 0))
+        if there:
+            silent.listen()
+        with pytest.raises(UnavailableError, match="can't be given up"):
+            give_up(f"http://{HOST}:{silent.getsockname()[1]}", POOL, within_s=0.5)
 
 
 def test_the_next_start_has_the_same_ports(settings):
