@@ -155,7 +155,9 @@ class _Reconciliation:
         query = sa.select(state.assignment.c.answered).where(state.assignment.c.model == self.name)
         with self.registry.store.read() as connection:
             done = connection.execute(query).scalar() or 0
-        return [d for d in self._decisions() if d.seq > done and requested(d) is not None]
+            late = [e for e in self.registry.ledger.checked(connection, self.name) if e.seq > done]
+            found = self.registry.ledger.with_evidence(connection, late)
+        return [d for d in found if isinstance(d, Decision) and requested(d) is not None]
 
     # --- before anything is judged
 

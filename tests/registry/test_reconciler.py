@@ -39,6 +39,26 @@ def test_without_a_request_nothing_happens(judged):
     settled(judged)
 
 
+def test_a_look_reads_only_the_evidence_that_has_come_since_the_last(judged, monkeypatch):
+    judged.tracking.client.set_registered_model_alias("toy", "production", "3")
+    reconcile(judged)
+    read: list[int] = []
+    whole = type(judged.ledger).with_evidence
+
+    def counted(ledger, connection, entries, *more):
+        read.extend(e.seq for e in entries)
+        return whole(ledger, connection, entries, *more)
+
+    monkeypatch.setattr(type(judged.ledger), "with_evidence", counted)
+    reconcile(judged)
+    del read[:]
+    assert reconcile(judged) == [] and read == []
+    judged.tracking.client.set_model_version_tag("toy", "3", "robustidps.answer", "edited")
+    assert [f.outcome for f in reconcile(judged)] == ["put back"]
+    fresh = ModelRegistry(settings=judged.settings, tracking=judged.tracking)
+    assert judged.projection.wanted("toy") == fresh.projection.wanted("toy")  # as who reads all of it
+
+
 def test_production_moved_to_a_good_version_is_kept(judged):
     judged.tracking.client.set_registered_model_alias("toy", "production", "2")
     (found,) = reconcile(judged)
