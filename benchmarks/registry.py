@@ -32,6 +32,7 @@ import sqlalchemy as sa
 from benchmarks._pages import circumstances, table, write_section
 from robustidps.registry import state
 from robustidps.registry.ledger import canonical
+from robustidps.registry.reconciler import reconcile
 from robustidps.registry.registry import ModelRegistry
 from robustidps.registry.stages import Course
 from robustidps.registry.tracking import Tracking
@@ -116,7 +117,7 @@ def measure(address: Callable[[Path, str], str], versions: int, rounds: int) -> 
         print(f"filling {versions} versions, {registry.store.dialect} ..", file=sys.stderr, flush=True)
         tracking.ensure_model(NAME)
         fill(registry, versions)
-        fill_mlflow(settings.tracking_uri, versions)
+        fill_mlflow(registry)
         pair = [f"2.{i}.0" for i in range(2)]
         for i, version in enumerate(pair):
             bundle = toy_bundle(Path(folder) / version, name=NAME, version=version, seed=i)
@@ -133,6 +134,8 @@ def measure(address: Callable[[Path, str], str], versions: int, rounds: int) -> 
 
         opened().transition(NAME, pair[0], "Production", verdict=APPROVE)
         number = str(registry.version(NAME, pair[0]).mlflow_version)
+        watching = opened()
+        reconcile(watching, NAME)
         for _ in range(rounds):
             timed("promote", lambda r: r.transition(NAME, pair[1], "Production", verdict=APPROVE, project=False))
             timed("... MLflow's picture", lambda r: r.ensure_projected(NAME))
@@ -143,6 +146,11 @@ def measure(address: Callable[[Path, str], str], versions: int, rounds: int) -> 
             opened().ensure_projected(NAME)
             timed("history", lambda r: r.history(NAME))
             timed("load production", lambda r: r.resolve(NAME, "production"))
+            reconcile(watching, NAME)
+            # The watcher's regular look where nothing has happened, by the registry that it keeps.
+            began = time.perf_counter()
+            assert reconcile(watching, NAME) == []
+            taken.setdefault("watcher's look", []).append(time.perf_counter() - began)
             timed("MLflow's alias alone", lambda r: tracking.client.set_registered_model_alias(NAME, "peer", number))
         timed("history --verify", lambda r: r.verify())
         registry.store.close()
@@ -206,23 +214,34 @@ def fill(registry: ModelRegistry, versions: int) -> None:
         registry.ledger.remember(last)
 
 
-def fill_mlflow(url: str, versions: int) -> None:
-    """The same versions in MLflow's own tables, two tags each."""
-    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
-    tables = sa.MetaData()
-    tables.reflect(engine, only=["model_versions", "model_version_tags"])
-    version, tag = tables.tables["model_versions"], tables.tables["model_version_tags"]
+def fill_mlflow(registry: ModelRegistry) -> None:
+    """The same versions in MLflow's own tables, as a picture that nothing is missing in."""
+    wanted = registry.projection.wanted(NAME)
     now = int(time.time() * 1000)
-    base = {"name": NAME, "creation_time": now, "last_updated_time": now, "current_stage": "None", "status": "READY"}
-    rows = [base | {"version": i + 1, "source": f"runs:/run{i}/bundle", "run_id": f"run{i}"} for i in range(versions)]
-    tags = [
-        {"name": NAME, "version": i + 1, "key": key, "value": value}
-        for i in range(versions)
-        for key, value in (("robustidps.version", f"1.{i}.0"), ("robustidps.stage", "Archived"))
-    ]
+    base = {"name": NAME, "creation_time": now, "last_updated_time": now, "status": "READY"}
+    filled: dict[str, list[dict[str, Any]]] = {
+        "model_versions": [
+            base
+            | {"version": n, "current_stage": wanted.stages[v], "source": "runs:/x/bundle", "run_id": wanted.runs[v]}
+            for v, n in wanted.numbers.items()
+        ],
+        "model_version_tags": [
+            {"name": NAME, "version": n, "key": key, "value": value}
+            for v, n in wanted.numbers.items()
+            for key, value in wanted.tags[v].items()
+        ],
+        "registered_model_aliases": [
+            {"name": NAME, "alias": alias, "version": wanted.numbers[v]} for alias, v in wanted.aliases.items() if v
+        ],
+    }
+    engine = sa.create_engine(registry.settings.tracking_uri)
+    tables = sa.MetaData()
+    tables.reflect(engine, only=list(filled))
     with engine.begin() as connection:
-        connection.execute(sa.insert(version), rows)
-        connection.execute(sa.insert(tag), tags)
+        for name, rows in filled.items():
+            connection.execute(sa.insert(tables.tables[name]), rows)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("ANALYZE"))  # as it comes about by itself where rows come one by one
     engine.dispose()
 
 

@@ -3,7 +3,8 @@
 Whoever may start a run on a process pool may run what they like, and the local server has no passwords. Prefect
 checks neither the Host nor the Origin of a request: a page from elsewhere, open in a browser on this machine, could
 reach it, by a name of its own that leads to 127.0.0.1, or with a form or WebSocket that no browser asks about. Both are
-refused here.
+refused here. A database elsewhere (`prefect_database_url`) is asked before Prefect is, whose own words on one that
+doesn't answer are a traceback.
 
     python -m robustidps.flows.server --port 4200
 """
@@ -11,14 +12,22 @@ refused here.
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import re
+import sys
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
+
+from robustidps.errors import MissingExtraError, RobustIDPSError, UnavailableError, printable, without_passwords
+from robustidps.registry.state import StateStore
+from robustidps.settings import Settings, get_settings
 from robustidps.system.services import HOST
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["OwnOrigin"]
+__all__ = ["OwnOrigin", "check_database"]
 
 NAMES = (HOST, "localhost")
 
@@ -43,10 +52,46 @@ class OwnOrigin:
         await self.app(scope, receive, send)
 
 
+def check_database(settings: Settings) -> str:
+    """Where Prefect's database is, as it may be shown, once it has answered; `settings.prefect_url` names one.
+
+    Raises:
+        UnavailableError: it doesn't answer, lacks what Prefect's tables need, or a driver isn't installed.
+    """
+    if importlib.util.find_spec("asyncpg") is None:
+        raise MissingExtraError("asyncpg", "postgresql")
+    # By our own driver, which tells more in fewer words.
+    address = re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql:", str(settings.prefect_database_url))
+    store = StateStore(address, settings.home / "locks")
+    try:
+        with store.engine.connect() as connection:
+            known = connection.scalar(sa.text("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'"))
+    except sa.exc.SQLAlchemyError as error:
+        said = printable(without_passwords(str(error).splitlines()[0]), 300)
+        raise UnavailableError(
+            f"Prefect's database doesn't answer: {said}", where=store.where, remedy="check prefect_database_url"
+        ) from None
+    finally:
+        store.close()
+    if not known:
+        raise UnavailableError(
+            "this PostgreSQL lacks the extension pg_trgm, which Prefect's tables need",
+            where=store.where,
+            remedy="install PostgreSQL's contrib modules on its machine",
+        )
+    return store.where
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m robustidps.flows.server", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     port = parser.parse_args().port
+    try:
+        settings = get_settings()
+        if settings.prefect_url:
+            check_database(settings)
+    except RobustIDPSError as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
     import uvicorn
     from prefect.server.api.server import create_app

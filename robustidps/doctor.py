@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import shutil
 import sys
 import tempfile
@@ -12,12 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import sqlalchemy as sa
-
-from robustidps.errors import MissingExtraError, RobustIDPSError, UnavailableError, printable
+from robustidps.errors import RobustIDPSError, printable
 from robustidps.families import discover
 from robustidps.plugins import ANY
-from robustidps.registry.state import StateStore
 from robustidps.settings import Settings, writable
 
 __all__ = ["Finding", "examine"]
@@ -192,17 +188,6 @@ def _updates(settings: Settings) -> Finding:
 
 
 def _prefect(settings: Settings) -> Finding:
-    if importlib.util.find_spec("asyncpg") is None:
-        raise MissingExtraError("asyncpg", "postgresql")
-    # The same database by our own driver: whether it answers, and nothing more.
-    address = str(settings.prefect_database_url)
-    store = StateStore(re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql:", address), settings.home / "locks")
-    try:
-        with store.engine.connect():
-            return Finding("Prefect's database", "ok", store.where)
-    except sa.exc.SQLAlchemyError as error:
-        raise UnavailableError(
-            f"doesn't answer: {str(error).splitlines()[0]}", where=store.where, remedy="check prefect_database_url"
-        ) from None
-    finally:
-        store.close()
+    from robustidps.flows.server import check_database
+
+    return Finding("Prefect's database", "ok", check_database(settings))

@@ -68,7 +68,7 @@ DASK = r"^(off|local|(tcp|tls)://[^\s/@]+:[0-9]{1,5})$"
 """What the setting `dask` may be."""
 SECRETS = ("notify_webhook_url", "notify_webhook_secret", "notify_smtp_password")
 """Settings that are secret as a whole: they are never shown, and don't travel to workers."""
-_MAY_HOLD_SECRETS = (*SECRETS, "database_url", "mlflow_tracking_uri")
+_MAY_HOLD_SECRETS = (*SECRETS, "database_url", "mlflow_tracking_uri", "mlflow_database_url", "prefect_database_url")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         default=None, repr=False, description="the database of an MLflow server, for backup and restore"
     )
     prefect_database_url: str | None = Field(
-        default=None, repr=False, description="Prefect's database; default: SQLite in home/prefect"
+        default=None, repr=False, description="Prefect's PostgreSQL; default: SQLite in home/prefect"
     )
     author: str = Field(default="unknown", max_length=200, description="recorded as the author of new versions")
     alerts_per_analyst: float = Field(
@@ -179,6 +179,13 @@ class Settings(BaseSettings):
             raise ValueError("must be s3://BUCKET/PREFIX or file:///FOLDER; credentials come from the environment")
         return value.rstrip("/") if value else value
 
+    @field_validator("prefect_database_url")
+    @classmethod
+    def _prefect_database(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"postgres(ql)?(\+asyncpg)?://", value):
+            raise ValueError("must be postgresql://USER:PASSWORD@HOST/DATABASE")
+        return value
+
     @field_validator("remote_registry_url")
     @classmethod
     def _mirrors(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -214,7 +221,10 @@ class Settings(BaseSettings):
 
     @property
     def prefect_url(self) -> str | None:
-        return _with_driver(self.prefect_database_url, "asyncpg") if self.prefect_database_url else None
+        """Prefect's database, for its driver, which says `ssl` where all others say `sslmode`."""
+        if self.prefect_database_url is None:
+            return None
+        return re.sub(r"([?&])sslmode=", r"\1ssl=", _with_driver(self.prefect_database_url, "asyncpg"))
 
     @property
     def state_url(self) -> str:

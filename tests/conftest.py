@@ -134,6 +134,37 @@ def database(postgresql):
 
 
 @pytest.fixture(scope="session")
+def has_trigrams(postgresql) -> bool:
+    """Whether this PostgreSQL has what Prefect's tables need; the wheel's doesn't, the distribution's does."""
+    import psycopg
+
+    with psycopg.connect(postgresql.get_uri(database="postgres")) as connection:
+        rows = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'pg_trgm'").fetchall()
+    return bool(rows)
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """An S3 that answers over HTTP on loopback, and the environment that leads there."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")
+        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
+        client.create_bucket(Bucket="robustidps")
+        yield client
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def example_plugin(tmp_path_factory) -> Path:
     """A folder that the example package was installed into, as pip does it, from a copy of its source."""
     source = tmp_path_factory.mktemp("source") / "robustidps-lda"

@@ -104,6 +104,8 @@ def save(registry: ModelRegistry, path: Path, *, with_key: bool = False, progres
             archive.add_file("keys/former.json", key.former_file)
         if with_key:
             archive.add_file("keys/installation.pem", key.private_file)
+    if registry.settings.prefect_url:
+        left_out.append("Prefect's runs: its PostgreSQL is saved by itself (pg_dump)")
     return Saved(path, manifest(archive.files), tuple(left_out))
 
 

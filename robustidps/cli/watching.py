@@ -33,7 +33,8 @@ def watch(
     settings = registry.settings
     if once:
         for finding in reconcile(registry):
-            colour = {"kept": "green", "put back": "yellow", "lost": "red", "failed": "red"}.get(finding.outcome, "")
+            colours = {"kept": "green", "put back": "yellow", "lost": "red", "failed": "red"}
+            colour = colours.get(finding.outcome.removesuffix(" again"), "")
             console.line(finding.model, str(finding), colour)
         return
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")

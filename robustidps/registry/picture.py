@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from robustidps.errors import printable
@@ -30,6 +31,8 @@ __all__ = [
 
 ANSWER = f"{TAG}answer"
 LEDGER = f"{TAG}ledger"
+PAGE = 10_000
+"""Versions that are read at once."""
 # Tags of ours that follow from the decisions; others are written once and mean nothing.
 KEPT = (f"{TAG}version", f"{TAG}digest", f"{TAG}family", f"{TAG}stage", ANSWER)
 
@@ -120,9 +123,13 @@ def requested(decision: Decision) -> Request | None:
     return Request(facts["kind"], facts["what"], facts["number"], facts["found"])
 
 
-def answers(decisions: Iterable[Decision]) -> dict[str, str]:
-    """By version: what became of the last thing that was asked for in MLflow, until the version moves again."""
-    found: dict[str, str] = {}
+def answers(decisions: Iterable[Decision], before: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """By version: what became of the last thing that was asked for in MLflow, until the version moves again.
+
+    Args:
+        before: the same up to the first of `decisions`.
+    """
+    found = dict(before)
     for entry in decisions:
         request = requested(entry)
         if request is not None and entry.version:
@@ -141,7 +148,10 @@ def read(client: Any, name: str) -> Picture:
     versions: dict[str, Shown] = {}
     token = None
     while True:
-        page = client.search_model_versions(f"name = '{name}'", max_results=1000, page_token=token)
+        # MLflow lists the last changed first; one that is changed meanwhile would be missed, and look deleted.
+        page = client.search_model_versions(
+            f"name = '{name}'", max_results=PAGE, order_by=["version_number ASC"], page_token=token
+        )
         versions |= {str(v.version): Shown(v.current_stage or "None", dict(v.tags), v.run_id) for v in page}
         token = page.token
         if not token:

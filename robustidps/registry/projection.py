@@ -9,7 +9,8 @@ changed in it is answered by `reconciler.py`.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -34,6 +35,11 @@ class Projection:
     store: state.StateStore
     ledger: Ledger
     tracking: Tracking
+    _told: dict[str, tuple[str, Mapping[str, str], Mapping[str, str]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """By model: a record of the ledger, and families and answers as the evidence up to there has them, so that who
+    looks every few seconds reads only what has come since."""
 
     def pending(self, name: str | None = None) -> list[str]:
         """Models whose picture is behind. Doesn't import MLflow."""
@@ -101,8 +107,13 @@ class Projection:
             query = sa.select(column.generation, column.applied_generation, column.answered).where(column.model == name)
             generation, applied, answered = connection.execute(query).first() or (0, 0, 0)
             versions = sa.select(state.version).where(state.version.c.model == name)
-            told = entries
-            if not whole:
+            ends = [f"{d.seq}:{d.hash}" for d in entries]
+            known, family, said = self._told.get(name, ("", {}, {}))
+            if not whole or known not in ends:
+                known, family, said = "", {}, {}
+            if whole:
+                told = entries[ends.index(known) + 1 :] if known else entries
+            else:
                 since = [
                     d for d in entries if d.generation > applied or (d.seq > (answered or 0) and d.action != "register")
                 ]
@@ -111,9 +122,13 @@ class Projection:
                 told = [d for d in entries if d.version in touched]
             rows = connection.execute(versions).mappings().all()
             decisions = [d for d in self.ledger.with_evidence(connection, told) if isinstance(d, Decision)]
+        registered = [d for d in decisions if d.action == "register"]
+        family = {**family, **{str(d.version): str(d.evidence.get("family") or "") for d in registered}}
+        said = answers(decisions, said)
+        end = ends[-1] if ends else ""
+        if whole:
+            self._told[name] = end, family, said
         rows = [row for row in rows if row["mlflow_version"] is not None]
-        family = {d.version: str(d.evidence.get("family") or "") for d in decisions if d.action == "register"}
-        said = answers(decisions)
         tags, stages = {}, {}
         for row in rows:
             version = row["version"]
@@ -126,14 +141,13 @@ class Projection:
             if version in said:
                 tags[version][ANSWER] = said[version]
             stages[version] = "Archived" if withdrawn else stage
-        ends = [f"{d.seq}:{d.hash}" for d in entries]
         return Wanted(
             generation,
             {alias: roles[alias] for alias in ALIASES},
             {row["version"]: row["mlflow_version"] for row in rows},
             tags,
             stages,
-            ends[-1] if ends else "",
+            end,
             frozenset(ends),
             {row["version"]: row["run_id"] for row in rows},
         )

@@ -12,6 +12,9 @@ One model at a time, and one process at a time (lock `reconcile-NAME`):
 A process that is killed between 3 and 4 has left an answer that `assignment.answered` hasn't reached: the next run
 doesn't judge that again, it only draws.
 
+What is refused as it was within the last hour, to the same person, is put back without another record (`_same`): nobody
+makes the ledger, and what is sent from it, grow by asking again and again.
+
 Who asked is taken from `mlflow_request`, which the MLflow app `robustidps-auth` fills; else it is *unverified*.
 """
 
@@ -21,6 +24,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -55,6 +59,8 @@ log = logging.getLogger(__name__)
 UNKNOWN = "somebody in MLflow"
 ROUNDS = 5
 """How often it is looked whether more was asked for while the last was judged."""
+AGAIN = timedelta(hours=1)
+"""How long a refusal stands for the same one asked for again."""
 FOLLOWS = "it follows from the decisions; ask for a stage by its alias"
 
 
@@ -62,8 +68,8 @@ FOLLOWS = "it follows from the decisions; ask for a stage by its alias"
 class Finding:
     """What was found about a model, and what became of it.
 
-    outcome: `kept`, `put back`, `made again`, `lost`; `completed` of a picture that was behind; `failed`: nothing was
-    decided, the next run looks again.
+    outcome: `kept`, `put back`, `made again`, `lost`; `put back again` by an answer that is in the ledger already, as
+    row `seq`; `completed` of a picture that was behind; `failed`: nothing was decided, the next run looks again.
     """
 
     model: str
@@ -113,6 +119,7 @@ class _Reconciliation:
         self.findings: list[Finding] = []
         self.generation = 0
         self.used: set[int] | None = None
+        self.again: set[int] = set()
         self.who: dict[Request, tuple[str, str, int | None]] = {}
 
     def run(self) -> list[Finding]:
@@ -155,7 +162,9 @@ class _Reconciliation:
         query = sa.select(state.assignment.c.answered).where(state.assignment.c.model == self.name)
         with self.registry.store.read() as connection:
             done = connection.execute(query).scalar() or 0
-        return [d for d in self._decisions() if d.seq > done and requested(d) is not None]
+            late = [e for e in self.registry.ledger.checked(connection, self.name) if e.seq > done]
+            found = self.registry.ledger.with_evidence(connection, late)
+        return [d for d in found if isinstance(d, Decision) and requested(d) is not None]
 
     # --- before anything is judged
 
@@ -216,7 +225,8 @@ class _Reconciliation:
             decision = self._answer(wanted, request, version, stage)
             if decision.action in MOVES:
                 self.generation = decision.generation
-            self._found(decision, "put back" if decision.action == "refuse" else "kept")
+            again = " again" if decision.seq in self.again else ""
+            self._found(decision, f"put back{again}" if decision.action == "refuse" else "kept")
             step("reconcile.answered")
 
     def _displaced(self, wanted: Wanted, version: str | None, found: list[Request]) -> bool:
@@ -324,7 +334,42 @@ class _Reconciliation:
         actor, source, _ = self._asked(request)
         facts = self._facts(request) | dict(evidence or {})
         move = Move(self.name, version, "refuse", stage, actor, source, verdict, reasons, facts, rule_set)
+        same = self._same(request, move)
+        if same is not None:
+            self.again.add(same.seq)
+            return same
         return commit(self.registry.store, self.registry.ledger, move)
+
+    def _same(self, request: Request, move: Move) -> Decision | None:
+        """The refusal of the last hour that says the same to the same person about the same wish, if there is one and
+        the model hasn't moved since. What is renamed or deleted is made again, and each time recorded."""
+        if request.kind not in ("alias", "alias-deleted", "stage", "tag", "model-tag"):
+            return None
+        now, key = datetime.now(UTC), _wish(request, move)
+        ledger, generation = self.registry.ledger, self.registry.assignment(self.name).generation
+        with self.registry.store.read() as connection:
+            late = [
+                e
+                for e in ledger.checked(connection, self.name)
+                if e.action == "refuse" and e.generation == generation and abs(now - e.time) < AGAIN
+            ]
+            found = ledger.with_evidence(connection, late)
+        for d in reversed(found):
+            asked = requested(d) if isinstance(d, Decision) else None
+            if asked is not None and isinstance(d, Decision) and _wish(asked, d) == key:
+                self._forget(request, d)
+                return d
+        return None
+
+    def _forget(self, request: Request, answer: Decision) -> None:
+        """Takes away what the MLflow app noted of a wish since its answer, which names the account."""
+        first, last = answer.evidence["request"].get("id"), self._asked(request)[2]
+        if first is None or last is None:
+            return
+        column = state.mlflow_request.c
+        since = (column.actor == answer.actor) & (column.id > first) & (column.id <= last)
+        with self.registry.store.write() as connection:
+            connection.execute(sa.delete(state.mlflow_request).where(self._fits(request) & since))
 
     def _about(self) -> str:
         """The version that a record about the whole model is filed under."""
@@ -352,18 +397,33 @@ class _Reconciliation:
             answered = (d.evidence.get("request") for d in self._decisions())
             self.used = {facts["id"] for facts in answered if isinstance(facts, dict)} - {None}
         column = state.mlflow_request.c
-        fits = (column.model == self.name) & (column.kind == request.kind)
-        if request.number is not None and request.kind != "alias-deleted":
-            fits &= column.mlflow_version == request.number
-        if request.what:
-            fits &= column.detail == request.what
-        query = sa.select(column.id, column.actor).where(fits).order_by(column.id.desc()).limit(20)
+        query = sa.select(column.id, column.actor).where(self._fits(request)).order_by(column.id.desc()).limit(20)
         with self.registry.store.read() as connection:
             for row_id, actor in connection.execute(query):
                 if row_id not in self.used:
                     self.used.add(int(row_id))
                     return str(actor), "mlflow", int(row_id)
         return UNKNOWN, "unverified", None
+
+    def _fits(self, request: Request) -> sa.ColumnElement[bool]:
+        """Which rows of `mlflow_request` can be where a request comes from."""
+        column = state.mlflow_request.c
+        fits = (column.model == self.name) & (column.kind == request.kind)
+        if request.number is not None and request.kind != "alias-deleted":
+            fits &= column.mlflow_version == request.number
+        if request.what:
+            fits &= column.detail == request.what
+        return fits
+
+
+def _wish(request: Request, answer: Move | Decision) -> tuple[object, ...]:
+    """What a refusal is the same by: who wished for what, and what the rules said. Of rules, which passed: what they
+    measured differs a little each time. Of an edited tag, that it was: what is in it is free to choose."""
+    rules = answer.evidence.get("rules")
+    said = answer.reasons if rules is None else tuple(rule["passed"] for rule in rules)
+    judged = (answer.verdict, answer.rule_set, answer.evidence.get("rule_set_digest"), said)
+    what = (answer.version, answer.to_stage, request.kind, request.what, request.number)
+    return (answer.actor, answer.actor_source, *what, *judged)
 
 
 def _stage_asked(request: Request) -> str | None:

@@ -38,6 +38,7 @@ BODY_LIMIT = 65_536
 """Bytes of a webhook; MLflow's are some hundred."""
 REGISTER_EVERY_S = 300.0
 ALL = ""
+COUNTED = ("looks", "hints", "refused hints", "kept", "put back", "put back again", "made again", "lost")
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Watcher:
 
     def __post_init__(self) -> None:
         self.secret = secret_of(self.registry.settings)
-        self.counts = dict.fromkeys(("looks", "hints", "refused hints", "kept", "put back", "made again", "lost"), 0)
+        self.counts = dict.fromkeys(COUNTED, 0)
         self.problem: str | None = None
         self.webhook = "not told to MLflow" if self.url is None else "not told to MLflow yet"
         self.looked_at: float | None = None

@@ -76,24 +76,3 @@ def judged(judged_stock, tmp_path):
     registry.tracking.memory = copy.deepcopy(judged_stock.tracking.memory)
     with use_settings(registry.settings):
         yield registry
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """An S3 that answers over HTTP on loopback, and the environment that leads there."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_S3_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-        client.create_bucket(Bucket="robustidps")
-        yield client
-    server.stop()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from robustidps.errors import BundleError, NotFoundError, RegistryUnavailableError
+from robustidps.registry import picture
 from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import Settings
 from robustidps.testing.registry import APPROVE
@@ -167,3 +168,23 @@ def test_a_damaged_mlflow_database_is_a_clear_error(tmp_path, bundles):
     (home / "mlflow.db").write_bytes(b"not a database" * 200)
     with pytest.raises(RegistryUnavailableError, match=r"mlflow\.db"):
         ModelRegistry(settings=Settings(home=home)).register_model("toy", "1.0.0", bundles["1.0.0"])
+
+
+def test_a_version_that_is_changed_while_all_are_listed_is_not_taken_for_deleted(real, monkeypatch):
+    """MLflow lists page by page and, unless asked otherwise, the last changed first."""
+    client = real.tracking.client
+    client.create_registered_model("toy")
+    for number in range(3):
+        client.create_model_version("toy", f"runs:/{number}/bundle", f"run{number}")
+
+    class Busy:
+        def __getattr__(self, name):
+            return getattr(client, name)
+
+        def search_model_versions(self, *words, **more):
+            page = client.search_model_versions(*words, **more)
+            client.update_model_version("toy", "1", "changed meanwhile")
+            return page
+
+    monkeypatch.setattr(picture, "PAGE", 1)
+    assert picture.read(Busy(), "toy").versions.keys() == {"1", "2", "3"}

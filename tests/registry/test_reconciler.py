@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,26 @@ def test_without_a_request_nothing_happens(judged):
     settled(judged)
 
 
+def test_a_look_reads_only_the_evidence_that_has_come_since_the_last(judged, monkeypatch):
+    judged.tracking.client.set_registered_model_alias("toy", "production", "3")
+    reconcile(judged)
+    read: list[int] = []
+    whole = type(judged.ledger).with_evidence
+
+    def counted(ledger, connection, entries, *more):
+        read.extend(e.seq for e in entries)
+        return whole(ledger, connection, entries, *more)
+
+    monkeypatch.setattr(type(judged.ledger), "with_evidence", counted)
+    reconcile(judged)
+    del read[:]
+    assert reconcile(judged) == [] and read == []
+    judged.tracking.client.set_model_version_tag("toy", "3", "robustidps.answer", "edited")
+    assert [f.outcome for f in reconcile(judged)] == ["put back"]
+    fresh = ModelRegistry(settings=judged.settings, tracking=judged.tracking)
+    assert judged.projection.wanted("toy") == fresh.projection.wanted("toy")  # as who reads all of it
+
+
 def test_production_moved_to_a_good_version_is_kept(judged):
     judged.tracking.client.set_registered_model_alias("toy", "production", "2")
     (found,) = reconcile(judged)
@@ -67,8 +88,54 @@ def test_production_moved_to_a_bad_version_is_put_back_with_the_reason(judged):
     assert (last.action, last.version, last.to_stage, last.verdict) == ("refuse", "1.2.0", "Production", "reject")
     assert "put back" in shown(judged, "3").tags["robustidps.answer"]
     settled(judged)
-    judged.tracking.client.set_registered_model_alias("toy", "production", "3")  # asked once more: answered once more
-    assert len(reconcile(judged)) == 1 and len([d for d in judged.history("toy") if d.action == "refuse"]) == 2
+
+
+def noted(registry: ModelRegistry, actor: str, number: str) -> None:
+    """As MLflow's app notes who asks."""
+    row = {"time": "2026-01-01T00:00:00+00:00", "model": "toy", "mlflow_version": number, "kind": "alias"}
+    with registry.store.write() as connection:
+        connection.execute(sa.insert(state.mlflow_request).values(**row, detail="production", actor=actor))
+
+
+def test_who_asks_for_the_same_again_and_again_is_put_back_and_recorded_once(judged, monkeypatch):
+    """Neither the ledger nor what is sent from it nor the table of who asked grows; nothing new goes unrecorded."""
+
+    def ask(number: str = "3", actor: str = "alice", alias: str = "production") -> tuple[str, int | None]:
+        noted(judged, actor, number)
+        judged.tracking.client.set_registered_model_alias("toy", alias, number)
+        (found,) = reconcile(judged)
+        assert aliases(judged).get(alias) != number and "put back" in shown(judged, number).tags["robustidps.answer"]
+        return found.outcome, found.seq
+
+    def rows() -> int:
+        with judged.store.read() as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(state.mlflow_request))
+
+    first = ask()
+    assert first[0] == "put back"
+    assert [ask() for _ in range(5)] == [("put back again", first[1])] * 5
+    assert judged.history("toy")[-1].seq == first[1] and rows() == 1
+    assert ask(actor="bob")[0] == "put back"  # another person
+    monkeypatch.setattr(reconciler, "AGAIN", timedelta(0))
+    assert ask()[0] == "put back"  # later
+    monkeypatch.undo()
+    judged.freeze("toy", reason="incident 7")
+    assert ask()[0] == "put back" and "incident 7" in judged.history("toy")[-1].reasons[0]  # for another reason
+    judged.thaw("toy", reason="over")
+    judged.tracking.client.set_registered_model_alias("toy", "production", "2")
+    assert [f.outcome for f in reconcile(judged)] == ["kept"]
+    assert ask()[0] == "put back"  # beside another production
+    settled(judged)
+
+
+def test_a_tag_edited_again_and_again_is_recorded_once_whatever_is_in_it(judged):
+    outcomes = []
+    for text in ("1.0.0", "x", "y"):
+        judged.tracking.client.set_model_version_tag("toy", "3", "robustidps.version", text)
+        outcomes += [f.outcome for f in reconcile(judged)]
+        assert shown(judged, "3").tags["robustidps.version"] == "1.2.0"
+    assert outcomes == ["put back", "put back again", "put back again"]
+    settled(judged)
 
 
 def test_staging_is_asked_for_by_alias_and_left_by_deleting_it(judged):
@@ -236,12 +303,7 @@ def test_while_frozen_or_pinned_a_wish_is_put_back(judged):
 
 
 def test_who_asked_is_taken_from_the_servers_record_once(judged):
-    def asked(actor: str, number: str) -> None:
-        row = {"time": "2026-01-01T00:00:00+00:00", "model": "toy", "mlflow_version": number, "kind": "alias"}
-        with judged.store.write() as connection:
-            connection.execute(sa.insert(state.mlflow_request).values(**row, detail="production", actor=actor))
-
-    asked("alice", "3")
+    noted(judged, "alice", "3")
     for expected in ("mlflow", "unverified"):  # the second was not made through the server that records
         judged.tracking.client.set_registered_model_alias("toy", "production", "3")
         reconcile(judged)

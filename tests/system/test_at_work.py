@@ -21,35 +21,15 @@ from robustidps.registry.registry import ModelRegistry
 from robustidps.settings import Settings
 from robustidps.system import record as records
 from robustidps.system.processes import end_marked, marked
-from robustidps.testing.linear import toy_bundle
-from robustidps.testing.traffic import toy_traffic
+from tests.system.local_system import address, asked, command, ended, register_toy, write_toy_rules
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
-RULES = """
-name: toy
-evidence: {min_rows: 100, min_blocks: 5}
-rules: [{kind: threshold, metric: accuracy, min: 0.5}]
-left_out:
-  gain: what is judged is a toy; these tests are about who starts the judging
-  recall_floor: not what these tests are about
-  false_positive_ceiling: not what these tests are about
-  latency: not what these tests are about
-  stability: not what these tests are about
-  schema_compatible: not what these tests are about
-  rollback_available: not what these tests are about
-"""
-
-
-def command(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "robustidps", "--home", str(settings.home), *words]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> Settings:
     home = tmp_path_factory.mktemp("at-work")
-    (home / "configs" / "promotion").mkdir(parents=True)
-    (home / "configs" / "promotion" / "toy.yaml").write_text(RULES)
+    write_toy_rules(home)
     return Settings(home=home)
 
 
@@ -74,50 +54,7 @@ def up(settings):
 
 @pytest.fixture(scope="module")
 def toy(settings, up) -> str:
-    """A registered version, with the traffic that it is judged on."""
-    folder = settings.folder("toy")
-    traffic = toy_traffic(500, seed=3)
-    path = traffic.write(folder / "held-out.parquet")
-    recorded = {"path": str(path), "digest": traffic.digest, "dataset": "toy", "rules": "toy"}
-    registry = ModelRegistry(settings=settings)
-    registry.register_model("toy", "1.0.0", toy_bundle(folder / "bundle").path, held_out=recorded)
-    return "toy"
-
-
-def url(settings: Settings, service: str) -> str:
-    found = records.address_of(settings, service)
-    assert found
-    return found
-
-
-def asked(settings: Settings, path: str, body: Any = None, method: str = "POST", **headers: str) -> Any:
-    request = urllib.request.Request(
-        f"{url(settings, 'prefect')}/api/{path}",
-        None if body is None else json.dumps(body).encode(),
-        {"Content-Type": "application/json", **headers},
-        method=method,
-    )
-    for _ in range(10):
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                content = answer.read()
-            return json.loads(content) if content else None
-        except urllib.error.HTTPError as refused:
-            if refused.code != 503:  # Prefect's SQLite is locked for a moment
-                raise
-        time.sleep(1)
-    raise AssertionError("Prefect's server stays busy")
-
-
-def ended(settings: Settings, runs: dict[str, Any], seconds: float = 120) -> dict[str, Any]:
-    """The first run that `runs` finds and that has ended."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for run in asked(settings, "flow_runs/filter", {"flow_runs": runs, "sort": "EXPECTED_START_TIME_ASC"}):
-            if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-                return run
-        time.sleep(0.5)
-    raise AssertionError("no run ended in time")
+    return register_toy(settings)
 
 
 def test_all_are_well_on_loopback_and_say_what_runs_when(settings, up):
@@ -148,7 +85,7 @@ def test_a_page_from_elsewhere_gets_no_answer(settings, up, service, header):
     """By a name that was made to lead here (DNS rebinding), or by asking from another origin."""
     path = {"mlflow": "/api/2.0/mlflow/experiments/search", "prefect": "/api/flows/filter"}[service]
     headers = {"Content-Type": "application/json", **header}
-    request = urllib.request.Request(url(settings, service) + path, b"{}", headers, method="POST")
+    request = urllib.request.Request(address(settings, service) + path, b"{}", headers, method="POST")
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=20)
     assert refused.value.code in (400, 403)
@@ -159,16 +96,16 @@ def test_a_websocket_from_elsewhere_is_closed(settings, up):
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
 
-    address = url(settings, "prefect").replace("http", "ws") + "/api/events/in"
+    events = address(settings, "prefect").replace("http", "ws") + "/api/events/in"
     with pytest.raises(InvalidStatus) as refused:
-        connect(address, origin="https://elsewhere.example")  # type: ignore[arg-type]
+        connect(events, origin="https://elsewhere.example")  # type: ignore[arg-type]
     assert refused.value.response.status_code == 403
-    connect(address).close()
+    connect(events).close()
 
 
 def test_a_second_up_of_this_home_is_refused_and_says_where_the_first_is(settings, up):
     done = command(settings, "up")
-    assert done.returncode == 7 and url(settings, "mlflow") in done.stderr
+    assert done.returncode == 7 and address(settings, "mlflow") in done.stderr
 
 
 def judged(settings: Settings) -> list[Any]:

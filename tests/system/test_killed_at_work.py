@@ -3,40 +3,20 @@ room."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
-import urllib.request
 from contextlib import closing
-from typing import Any
 
 import pytest
 
 from robustidps.settings import Settings
 from robustidps.system import record as records
 from robustidps.system.processes import end_marked, marked
+from tests.system.local_system import asked, ran
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
-
-
-def command(settings: Settings, *words: str) -> None:
-    line = [sys.executable, "-m", "robustidps", "--home", str(settings.home), *words]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-
-
-def asked(settings: Settings, path: str, body: Any = None, method: str = "POST") -> Any:
-    base = records.address_of(settings, "prefect")
-    assert base
-    content = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{base}/api/{path}", content, headers, method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.loads(answer.read())
 
 
 def until_it_runs(settings: Settings, run: str, seconds: float = 240) -> None:
@@ -57,7 +37,7 @@ def kept_state(settings: Settings, run: str) -> tuple[str, str]:
 def test_a_training_whose_system_is_killed_is_given_up_and_the_next_one_runs(tmp_path):
     settings = Settings(home=tmp_path / "home")
     try:
-        command(settings, "up", "--detach")
+        ran(settings, "up", "--detach")
         train = asked(settings, "deployments/name/train/train", method="GET")
         start = f"deployments/{train['id']}/create_flow_run"
         first = asked(settings, start, {})["id"]
@@ -71,15 +51,15 @@ def test_a_training_whose_system_is_killed_is_given_up_and_the_next_one_runs(tmp
         while marked(killed.mark):
             assert time.monotonic() < deadline, "something is left running"
             time.sleep(0.2)
-        command(settings, "up", "--detach")
+        ran(settings, "up", "--detach")
         assert records.read(settings).ports == killed.ports
         given_up = asked(settings, f"flow_runs/{first}", method="GET")["state"]
         assert (given_up["type"], given_up["message"]) == ("CRASHED", "its worker ended")
         until_it_runs(settings, second)  # the one that was killed holds no place in a limit
-        command(settings, "down")
+        ran(settings, "down")
         assert kept_state(settings, second) == ("CRASHED", "its worker ended")
     finally:
-        command(settings, "down")
+        ran(settings, "down")
         record = records.read(settings)
         if record:
             end_marked(record.mark)

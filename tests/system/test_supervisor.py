@@ -18,7 +18,7 @@ from cryptography.fernet import Fernet
 
 from robustidps.errors import ConfigError, ConflictError, IntegrityError, StorageError, UnavailableError
 from robustidps.flows import embedded
-from robustidps.settings import Settings
+from robustidps.settings import Settings, make_settings
 from robustidps.system import record as records
 from robustidps.system import supervisor as supervising
 from robustidps.system.prefect_api import POOL, give_up
@@ -297,7 +297,10 @@ def test_commands_report_to_the_server_that_is_up_for_their_home_only(settings, 
 
 
 def test_every_service_binds_loopback_and_no_command_line_holds_an_address_of_a_database(tmp_path):
-    settings = Settings(home=tmp_path / "home", mlflow_tracking_uri="postgresql://me:secret@db/x")
+    address = "postgresql://me:secret@db/x"
+    settings = Settings(
+        home=tmp_path / "home", mlflow_tracking_uri=address, prefect_database_url=f"{address}?sslmode=a"
+    )
     listed = services(settings)
     ports = {s.name: s.port for s in listed}
     for service in listed:
@@ -306,8 +309,31 @@ def test_every_service_binds_loopback_and_no_command_line_holds_an_address_of_a_
     environment = common_environment(settings, ports)
     assert environment["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert environment["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    prefect = environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+    assert prefect == "postgresql+asyncpg://me:secret@db/x?ssl=a"  # asyncpg knows no sslmode
     mlflow = next(s for s in listed if s.name == "mlflow")
     assert mlflow.environment(ports)["MLFLOW_BACKEND_STORE_URI"].endswith("me:secret@db/x")
+
+
+@pytest.mark.parametrize("address", ["sqlite:///x:secret@y", "postgresql+psycopg://me:secret@db/x", "me:secret@db"])
+def test_an_address_that_prefect_could_not_use_is_refused_and_not_shown(tmp_path, address):
+    with pytest.raises(ConfigError, match=r"'prefect_database_url'.*must be postgresql://") as refused:
+        make_settings(home=tmp_path, prefect_database_url=address)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_database_of_prefect_that_is_not_there_is_named_in_a_line(tmp_path):
+    """What `up` shows of a service that ends is the last line that it said."""
+    with socket.socket() as nobody:
+        nobody.bind((HOST, 0))
+        port = nobody.getsockname()[1]
+        address = f"postgresql://me:secret@{HOST}:{port}/x"
+        environment = os.environ | {"ROBUSTIDPS_HOME": str(tmp_path), "ROBUSTIDPS_PREFECT_DATABASE_URL": address}
+        line = [sys.executable, "-m", "robustidps.flows.server", "--port", "1"]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
+    (said,) = done.stderr.splitlines()
+    assert done.returncode == 1 and "Prefect's database doesn't answer" in said and "refused" in said
+    assert "check prefect_database_url" in said and str(port) in said and "secret" not in said
 
 
 def test_mlflow_elsewhere_is_not_started_here(tmp_path):
