@@ -12,22 +12,18 @@ doesn't answer are a traceback.
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import re
 import sys
 from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
-
-from robustidps.errors import MissingExtraError, RobustIDPSError, UnavailableError, printable, without_passwords
-from robustidps.registry.state import StateStore
-from robustidps.settings import Settings, get_settings
+from robustidps.errors import RobustIDPSError
+from robustidps.settings import get_settings
+from robustidps.system.prefect_database import check_database
 from robustidps.system.services import HOST
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["OwnOrigin", "check_database"]
+__all__ = ["OwnOrigin"]
 
 NAMES = (HOST, "localhost")
 
@@ -50,36 +46,6 @@ class OwnOrigin:
                 await PlainTextResponse("another origin", status_code=403)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
-
-
-def check_database(settings: Settings) -> str:
-    """Where Prefect's database is, as it may be shown, once it has answered; `settings.prefect_url` names one.
-
-    Raises:
-        UnavailableError: it doesn't answer, lacks what Prefect's tables need, or a driver isn't installed.
-    """
-    if importlib.util.find_spec("asyncpg") is None:
-        raise MissingExtraError("asyncpg", "postgresql")
-    # By our own driver, which tells more in fewer words.
-    address = re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql:", str(settings.prefect_database_url))
-    store = StateStore(address, settings.home / "locks")
-    try:
-        with store.engine.connect() as connection:
-            known = connection.scalar(sa.text("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'"))
-    except sa.exc.SQLAlchemyError as error:
-        said = printable(without_passwords(str(error).splitlines()[0]), 300)
-        raise UnavailableError(
-            f"Prefect's database doesn't answer: {said}", where=store.where, remedy="check prefect_database_url"
-        ) from None
-    finally:
-        store.close()
-    if not known:
-        raise UnavailableError(
-            "this PostgreSQL lacks the extension pg_trgm, which Prefect's tables need",
-            where=store.where,
-            remedy="install PostgreSQL's contrib modules on its machine",
-        )
-    return store.where
 
 
 def main() -> None:

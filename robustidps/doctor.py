@@ -188,6 +188,6 @@ def _updates(settings: Settings) -> Finding:
 
 
 def _prefect(settings: Settings) -> Finding:
-    from robustidps.flows.server import check_database
+    from robustidps.system.prefect_database import check_database
 
     return Finding("Prefect's database", "ok", check_database(settings))

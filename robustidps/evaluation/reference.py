@@ -152,6 +152,8 @@ def fitting_profile(content: dict[str, Any], schema: TrafficSchema, where: objec
             )
     if found.predictions is not None and len(found.predictions) != schema.output_dim:
         raise BundleError(f"counts predictions of {len(found.predictions)} classes", where=where)
+    if found.confidence is not None and found.confidence.kind != "numeric":
+        raise BundleError("counts confidence, which is a number, by categories", where=where)
     sums = {f"feature {c.name!r}": c.rows for c in found.features}
     sums |= {"predictions": sum(found.predictions)} if found.predictions is not None else {}
     sums |= {"confidence": found.confidence.rows} if found.confidence is not None else {}

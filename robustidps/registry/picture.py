@@ -31,8 +31,8 @@ __all__ = [
 
 ANSWER = f"{TAG}answer"
 LEDGER = f"{TAG}ledger"
-PAGE = 10_000
-"""Versions that are read at once."""
+PAGE = 200_000
+"""Versions that are read at once; the most that MLflow gives."""
 # Tags of ours that follow from the decisions; others are written once and mean nothing.
 KEPT = (f"{TAG}version", f"{TAG}digest", f"{TAG}family", f"{TAG}stage", ANSWER)
 

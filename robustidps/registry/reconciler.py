@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -41,11 +42,11 @@ from robustidps.errors import (
     printable,
 )
 from robustidps.registry import state
-from robustidps.registry.ledger import Decision
+from robustidps.registry.ledger import Decision, Entry
 from robustidps.registry.picture import ANSWER, Picture, Request, Wanted, differences, read, requested
 from robustidps.registry.records import verdict_parts
 from robustidps.registry.recreating import LOST, bring_back, renamed_to
-from robustidps.registry.stages import APPROVED, HARDWARE, MOVES
+from robustidps.registry.stages import APPROVED, HARDWARE, MOVES, TURNED_AWAY
 from robustidps.registry.steps import step
 from robustidps.registry.transitions import Move, commit
 
@@ -83,7 +84,8 @@ class Finding:
     def __str__(self) -> str:
         why = f" ({'; '.join(self.reasons)})" if self.reasons else ""
         by = f" by {self.actor}" if self.actor else ""
-        return printable(f"{self.model} {self.version or ''}: {self.what}{by}: {self.outcome}{why}", 2000)
+        row = f" [ledger row {self.seq}]" if self.seq is not None else ""
+        return printable(f"{self.model} {self.version or ''}: {self.what}{by}: {self.outcome}{why}", 2000) + row
 
 
 def reconcile(registry: ModelRegistry, name: str | None = None) -> list[Finding]:
@@ -120,6 +122,7 @@ class _Reconciliation:
         self.generation = 0
         self.used: set[int] | None = None
         self.again: set[int] = set()
+        self.repeats: list[tuple[Request, Decision]] = []
         self.who: dict[Request, tuple[str, str, int | None]] = {}
 
     def run(self) -> list[Finding]:
@@ -144,6 +147,8 @@ class _Reconciliation:
                     if not found:
                         break
             self.projection.complete(self.name)
+            for request, answer in self.repeats:  # not before it is drawn: who asked is asked again after a kill
+                self._forget(request, answer)
         return self.findings
 
     def _drawing(self) -> AbstractContextManager[None]:
@@ -342,22 +347,20 @@ class _Reconciliation:
 
     def _same(self, request: Request, move: Move) -> Decision | None:
         """The refusal of the last hour that says the same to the same person about the same wish, if there is one and
-        the model hasn't moved since. What is renamed or deleted is made again, and each time recorded."""
+        nothing but refusals was decided about the model since (no move, freeze, thaw). What is renamed or deleted is
+        made again, and each time recorded."""
         if request.kind not in ("alias", "alias-deleted", "stage", "tag", "model-tag"):
             return None
         now, key = datetime.now(UTC), _wish(request, move)
-        ledger, generation = self.registry.ledger, self.registry.assignment(self.name).generation
+        ledger = self.registry.ledger
         with self.registry.store.read() as connection:
-            late = [
-                e
-                for e in ledger.checked(connection, self.name)
-                if e.action == "refuse" and e.generation == generation and abs(now - e.time) < AGAIN
-            ]
+            since = list(takewhile(_only_refuses, reversed(ledger.checked(connection, self.name))))
+            late = [e for e in reversed(since) if e.action == "refuse" and abs(now - e.time) < AGAIN]
             found = ledger.with_evidence(connection, late)
         for d in reversed(found):
             asked = requested(d) if isinstance(d, Decision) else None
             if asked is not None and isinstance(d, Decision) and _wish(asked, d) == key:
-                self._forget(request, d)
+                self.repeats.append((request, d))
                 return d
         return None
 
@@ -414,6 +417,10 @@ class _Reconciliation:
         if request.what:
             fits &= column.detail == request.what
         return fits
+
+
+def _only_refuses(entry: Entry) -> bool:
+    return entry.action in ("refuse", "register", TURNED_AWAY)
 
 
 def _wish(request: Request, answer: Move | Decision) -> tuple[object, ...]:

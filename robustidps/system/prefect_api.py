@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import math
+import os
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +27,7 @@ POOL = "robustidps"
 BUSY, BUSY_TRIES = 503, 5
 """What Prefect's server answers while its SQLite is locked by somebody else, and how often it is asked again."""
 
+_FAILURES = (OSError, http.client.HTTPException, ValueError, LookupError, TypeError)
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -69,7 +73,7 @@ def scheduled(url: str) -> list[Scheduled]:
             )
             for d in deployments
         ]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except _FAILURES as error:
         raise UnavailableError(f"Prefect's schedules can't be read: {error}", where=url) from None
     return sorted(found, key=lambda s: (s.next_run is None, s.next_run.timestamp() if s.next_run else 0, s.name))
 
@@ -97,7 +101,7 @@ def give_up(url: str, pool: str, within_s: float) -> list[str]:
             if run["state"]["name"] != "Suspended":
                 _sent(url, f"flow_runs/{run['id']}/set_state", {"state": state, "force": True}, deadline)
                 lost.append(printable(run["name"], 100))
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except _FAILURES as error:
         raise UnavailableError(f"runs under way can't be given up: {error}", where=url) from None
     return lost
 
@@ -118,9 +122,12 @@ def _asked(url: str, path: str, body: dict[str, Any], deadline: float = math.inf
 
 
 def _sent(url: str, path: str, body: dict[str, Any], deadline: float) -> Any:
-    """What the server answers; `deadline` is of the monotonic clock."""
+    """What the server answers; `deadline` is of the monotonic clock. With the server's password, where there is one."""
+    headers = {"Content-Type": "application/json"}
+    if password := os.environ.get("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {base64.b64encode(password.encode()).decode()}"
     request = urllib.request.Request(  # noqa: S310 - our own server's address
-        f"{url}/api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+        f"{url}/api/{path}", json.dumps(body).encode(), headers, method="POST"
     )
     for attempt in range(1, BUSY_TRIES + 1):
         left = deadline - time.monotonic()

@@ -248,7 +248,7 @@ class Supervisor:
                 self._end(r)
                 self._note(r, "ended")
                 try:
-                    said += r.service.afterwards(self.ports)
+                    said += r.service.afterwards(self.ports) if r.began else []
                 except RobustIDPSError as error:  # the next start makes up for it
                     said.append(str(error))
             end_marked(self.record.mark)  # what was being started when the end came
@@ -377,7 +377,7 @@ def _last_line(log: Path) -> str:
     return "it said nothing"
 
 
-def stop(settings: Settings, *, timeout_s: float = 90.0, progress: Progress = silent) -> str:
+def stop(settings: Settings, *, timeout_s: float = 120.0, progress: Progress = silent) -> str:
     """Ends the system that is up for this home, and what a killed one left; says what was done.
 
     Raises:

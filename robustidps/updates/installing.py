@@ -51,7 +51,7 @@ from robustidps.updates.recording import (
     refuse,
     still,
 )
-from robustidps.updates.working import note_registration, settle, working_on
+from robustidps.updates.working import registering, settle, working_on
 
 if TYPE_CHECKING:
     from robustidps.judging import Case
@@ -306,9 +306,8 @@ def stage(
         )
     if not known_here(registry, update):
         folder = Path(admitted["path"])
-        note_registration(folder.parent, version, digest)
-        step("update.noted")
-        try:
+        with registering(folder.parent, version, digest):
+            step("update.noted")
             registry.reserve_version(name, version, digest=digest)
             registry.register_model(
                 name,
@@ -320,10 +319,7 @@ def stage(
                 actor=f"publisher {', '.join(key[:16] for key in update.offer.keys)}",
                 actor_source="publisher-key",
             )
-        except RobustIDPSError:
-            registry.release_reservation(name, version, digest=digest)
-            raise
-        step("update.registered")
+            step("update.registered")
     decision = registry.transition(
         name,
         version,

@@ -194,7 +194,7 @@ class Publisher:
                 metadata = _judged(folder, with_real_rows)
                 family = family_of(metadata)
                 there = repository.open(family).signed if family in repository.families() else None
-                if there and f"{metadata.name}/{metadata.version}" in there.unrecognized_fields.get(_REVOKED, ()):
+                if f"{metadata.name}/{metadata.version}" in _revoked(repository):
                     raise VersionExistsError(
                         "was revoked, and its number isn't given again",
                         where=f"{metadata.name} {metadata.version}",
@@ -545,6 +545,15 @@ def _checked_days(days: Mapping[str, float]) -> dict[str, float]:
         if not 0 < value <= 3650:
             raise ConfigError(f"{value} isn't a number of days up to 3650", where=f"expiry of {role}")
     return dict(days)
+
+
+def _revoked(repository: StagedRepository) -> set[str]:
+    """NAME/VERSION of all that was published and taken back, of whatever family."""
+    return {
+        name
+        for family in repository.families()
+        for name in repository.open(family).signed.unrecognized_fields.get(_REVOKED, ())
+    }
 
 
 def _key_id(signed: Any, role: str, key: str) -> str | None:

@@ -403,7 +403,8 @@ class StagedRepository(Repository):
             for role in ready:
                 (self.staged_metadata / f"{role}.json").unlink(missing_ok=True)
         self.sweep()
-        self._prune()
+        with writable(self.metadata):
+            self._prune()
 
     def _write_root(self) -> None:
         root = self._view["root"]
@@ -480,9 +481,8 @@ class StagedRepository(Repository):
             if self.clock() < snapshot.expires + _SPARED:
                 needed |= {("snapshot", number)}
                 needed |= {(name.removesuffix(".json"), meta.version) for name, meta in snapshot.meta.items()}
-        with writable(self.metadata):
-            for key in earlier.keys() - needed:
-                earlier[key].unlink(missing_ok=True)
+        for key in earlier.keys() - needed:
+            earlier[key].unlink(missing_ok=True)
 
 
 def key_name(key: Any) -> str:

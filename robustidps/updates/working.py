@@ -21,7 +21,7 @@ from robustidps.settings import check_name, writable
 if TYPE_CHECKING:
     from robustidps.registry.registry import ModelRegistry
 
-__all__ = ["note_registration", "settle", "working_on"]
+__all__ = ["registering", "settle", "working_on"]
 
 WAIT_S = 0.5
 """How long a second run waits for the first before it gives up."""
@@ -32,7 +32,7 @@ _NOTE = "registering.json"
 def working_on(registry: ModelRegistry, name: str) -> Iterator[Path]:
     """An empty working folder for one model's update, under a lock that ends with the process; gone afterwards.
 
-    What an earlier run that was killed left behind is undone first.
+    What an earlier run that was killed left behind is undone first, what this one leaves (Ctrl-C) at its end.
 
     Raises:
         ConflictError: another update of this model is going on.
@@ -46,7 +46,7 @@ def working_on(registry: ModelRegistry, name: str) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _undo_leftovers(registry, name, folder)
 
 
 def settle(registry: ModelRegistry) -> list[str]:
@@ -60,9 +60,12 @@ def settle(registry: ModelRegistry) -> list[str]:
     return undone
 
 
-def note_registration(folder: Path, version: str, digest: str) -> None:
-    """Notes in the working folder what is about to be registered, so that it can be given back after a kill."""
+@contextmanager
+def registering(folder: Path, version: str, digest: str) -> Iterator[None]:
+    """Notes in the working folder what is registered in the block, so that it is given back if that isn't done."""
     write_atomically(folder / _NOTE, json.dumps({"version": version, "digest": digest}).encode())
+    yield
+    (folder / _NOTE).unlink(missing_ok=True)
 
 
 def _work(registry: ModelRegistry) -> Path:

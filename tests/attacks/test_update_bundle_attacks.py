@@ -374,6 +374,7 @@ REFERENCES = {
     "another column's name": lambda r: r["features"][0].update(name="\x1b[2Jevil"),
     "another schema": lambda r: r.update(schema_digest="0" * 64),
     "a class more": lambda r: r.update(predictions=[600, 0, 0, 0, 0]),
+    "confidence by categories": lambda r: r["confidence"].update(kind="categorical", edges=[]),
     "key of its own": lambda r: r.update({"\x1b[2J" * 1_000: 1}),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -97,6 +98,10 @@ def noted(registry: ModelRegistry, actor: str, number: str) -> None:
         connection.execute(sa.insert(state.mlflow_request).values(**row, detail="production", actor=actor))
 
 
+class Killed(BaseException):
+    pass
+
+
 def test_who_asks_for_the_same_again_and_again_is_put_back_and_recorded_once(judged, monkeypatch):
     """Neither the ledger nor what is sent from it nor the table of who asked grows; nothing new goes unrecorded."""
 
@@ -122,9 +127,29 @@ def test_who_asks_for_the_same_again_and_again_is_put_back_and_recorded_once(jud
     judged.freeze("toy", reason="incident 7")
     assert ask()[0] == "put back" and "incident 7" in judged.history("toy")[-1].reasons[0]  # for another reason
     judged.thaw("toy", reason="over")
+    assert ask()[0] == "put back" and "frozen" not in shown(judged, "3").tags["robustidps.answer"]  # not frozen now
+    assert ask()[0] == "put back again"
     judged.tracking.client.set_registered_model_alias("toy", "production", "2")
     assert [f.outcome for f in reconcile(judged)] == ["kept"]
     assert ask()[0] == "put back"  # beside another production
+    settled(judged)
+
+
+def test_a_repeat_that_is_killed_before_it_is_drawn_is_still_of_who_asked(judged, monkeypatch):
+    def kill(name: str) -> None:
+        if name == "project.previous":
+            raise Killed
+
+    outcomes = []
+    for killed in (False, True, False):
+        if not outcomes or killed:
+            noted(judged, "alice", "3")
+            judged.tracking.client.set_registered_model_alias("toy", "production", "3")
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(steps, "hook", kill if killed else lambda name: None)
+            outcomes += [(f.outcome, f.actor) for f in reconcile(judged)]
+    assert outcomes == [("put back", "alice (mlflow)"), ("put back again", "alice (mlflow)")]
+    assert [d.actor for d in judged.history("toy") if d.action == "refuse"] == ["alice"]
     settled(judged)
 
 
@@ -309,10 +334,6 @@ def test_who_asked_is_taken_from_the_servers_record_once(judged):
         reconcile(judged)
         assert judged.history("toy")[-1].actor_source == expected
     assert [d.actor for d in judged.history("toy")][-2:] == ["alice", reconciler.UNKNOWN]
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.mark.fault("the watcher killed while it answers a request from MLflow", "completed, and judged once")

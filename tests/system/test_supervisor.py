@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,12 @@ from robustidps.flows import embedded
 from robustidps.settings import Settings, make_settings
 from robustidps.system import record as records
 from robustidps.system import supervisor as supervising
-from robustidps.system.prefect_api import POOL, give_up
+from robustidps.system.prefect_api import POOL, give_up, scheduled
 from robustidps.system.processes import MARK, born, end_marked, marked
 from robustidps.system.report import status
 from robustidps.system.services import HOST, Service, common_environment, prefect_environment, services
 from robustidps.system.supervisor import answers, claimed_port, running, stop
+from robustidps.testing.web import serving
 
 SMALL = Path(__file__).with_name("small_service.py")
 
@@ -49,7 +52,7 @@ def settings(tmp_path) -> Settings:
     return Settings(home=tmp_path / "home")
 
 
-def until(true, look=lambda: None, seconds: float = 20.0) -> None:
+def until(true, look=lambda: None, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it didn't come about"
@@ -109,6 +112,32 @@ def test_a_prefect_server_that_does_not_answer_holds_up_no_end(there):
             silent.listen()
         with pytest.raises(UnavailableError, match="can't be given up"):
             give_up(f"http://{HOST}:{silent.getsockname()[1]}", POOL, within_s=0.5)
+
+
+def test_prefects_password_is_sent_where_there_is_one_and_garbage_is_an_error_of_ours(monkeypatch):
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            known = self.headers.get("Authorization") == f"Basic {base64.b64encode(b'admin:secret').decode()}"
+            self.send_response(200 if known else 401)
+            self.end_headers()
+            self.wfile.write(b"[]" if known else b"{}")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Garbage(Server):
+        def do_POST(self) -> None:
+            self.wfile.write(b"no status line\r\n\r\n")
+
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")
+    with serving(Server) as address:
+        assert give_up(address, POOL, within_s=60) == [] and scheduled(address) == []
+        monkeypatch.delenv("PREFECT_API_AUTH_STRING")
+        with pytest.raises(UnavailableError, match="401"):
+            give_up(address, POOL, within_s=60)
+    with serving(Garbage) as address, pytest.raises(UnavailableError, match="no status line"):
+        give_up(address, POOL, within_s=60)
 
 
 def test_the_next_start_has_the_same_ports(settings):

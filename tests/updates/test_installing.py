@@ -29,7 +29,7 @@ from robustidps.testing.registry import APPROVE, MemoryTracking
 from robustidps.testing.remote import MemoryRemote
 from robustidps.testing.traffic import toy_traffic
 from robustidps.traffic.schema import TrafficSchema
-from robustidps.updates import installing
+from robustidps.updates import installing, working
 from robustidps.updates.offers import Update, check, survey
 from tests.updates.site import RULES
 
@@ -189,6 +189,7 @@ def killed(site, seen, monkeypatch, at: str) -> None:
     """A round killed at a step: it cleans up nothing, neither its working folder nor a reservation."""
     with monkeypatch.context() as patch:
         patch.setattr(installing.shutil, "rmtree", lambda *a, **k: None)
+        patch.setattr(working, "_undo_leftovers", lambda *a: None)
         patch.setattr(steps, "hook", lambda name: (_ for _ in ()).throw(Killed(name)) if name == at else None)
         with pytest.raises(Killed):
             installing.run(site, seen)
@@ -230,6 +231,19 @@ def test_repair_undoes_what_a_killed_update_had_begun_to_register(site, remote, 
     [registered] = [d for d in site.history("toy") if (d.action, d.version) == ("register", "1.1.0")]
     assert registered.evidence["provenance"]["target"] == "linear/toy/1.1.0/bundle.tar"
     assert site.repair() == []
+
+
+def test_a_round_that_is_interrupted_gives_back_what_it_had_begun_to_register(site, remote, monkeypatch):
+    _, seen = remote
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(steps, "hook", lambda name: _interrupt() if name == "register.uploaded" else None)
+        installing.run(site, seen)
+    assert [r.version for r in site.versions("toy")] == ["1.0.0"] and site.repair() == []
+    assert installing.run(site, seen)[0].outcome == "activated"
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def test_repair_leaves_a_registration_to_the_update_that_is_at_it(site, remote, monkeypatch):

@@ -404,6 +404,10 @@ def test_a_revoked_number_is_not_given_again(published, client, toy_versions, tm
         with pytest.raises(VersionExistsError, match="was revoked") as refused:
             moved.add_many([toy_versions["1.10.0"], toy_versions[again]], with_real_rows=True)
         assert "higher number" in str(refused.value.remedy)
+    reseal(Path(shutil.copytree(toy_versions["1.0.0"], tmp_path / "other")), family="other")
+    moved.delegate("other", ["offline-1"], 1)
+    with pytest.raises(VersionExistsError, match="was revoked"):
+        moved.add(tmp_path / "other", with_real_rows=True)
     assert moved.status().versions == {"linear/toy": ["1.1.0"]}
     assert not [f for f in (moved.folder / "staged" / "targets").rglob("*") if f.is_file()]
     moved.add(toy_versions["1.10.0"], with_real_rows=True)
