@@ -57,7 +57,8 @@ def test_a_training_whose_system_is_killed_is_given_up_and_the_next_one_runs(tmp
         assert (given_up["type"], given_up["message"]) == ("CRASHED", "its worker ended")
         until_it_runs(settings, second)  # the one that was killed holds no place in a limit
         ran(settings, "down")
-        assert kept_state(settings, second) == ("CRASHED", "its worker ended")
+        kind, message = kept_state(settings, second)  # by the run itself where it had the time, else by who ended it
+        assert kind == "CRASHED" and message in ("its worker ended", "Execution was aborted by a termination signal.")
     finally:
         ran(settings, "down")
         record = records.read(settings)
