@@ -121,7 +121,6 @@ class _Reconciliation:
         self.findings: list[Finding] = []
         self.generation = 0
         self.used: set[int] | None = None
-        self.again: set[int] = set()
         self.repeats: list[tuple[Request, Decision]] = []
         self.who: dict[Request, tuple[str, str, int | None]] = {}
 
@@ -230,7 +229,7 @@ class _Reconciliation:
             decision = self._answer(wanted, request, version, stage)
             if decision.action in MOVES:
                 self.generation = decision.generation
-            again = " again" if decision.seq in self.again else ""
+            again = " again" if any(answer is decision for _, answer in self.repeats) else ""
             self._found(decision, f"put back{again}" if decision.action == "refuse" else "kept")
             step("reconcile.answered")
 
@@ -339,11 +338,7 @@ class _Reconciliation:
         actor, source, _ = self._asked(request)
         facts = self._facts(request) | dict(evidence or {})
         move = Move(self.name, version, "refuse", stage, actor, source, verdict, reasons, facts, rule_set)
-        same = self._same(request, move)
-        if same is not None:
-            self.again.add(same.seq)
-            return same
-        return commit(self.registry.store, self.registry.ledger, move)
+        return self._same(request, move) or commit(self.registry.store, self.registry.ledger, move)
 
     def _same(self, request: Request, move: Move) -> Decision | None:
         """The refusal of the last hour that says the same to the same person about the same wish, if there is one and
@@ -358,8 +353,7 @@ class _Reconciliation:
             late = [e for e in reversed(since) if e.action == "refuse" and abs(now - e.time) < AGAIN]
             found = ledger.with_evidence(connection, late)
         for d in reversed(found):
-            asked = requested(d) if isinstance(d, Decision) else None
-            if asked is not None and isinstance(d, Decision) and _wish(asked, d) == key:
+            if isinstance(d, Decision) and (asked := requested(d)) is not None and _wish(asked, d) == key:
                 self.repeats.append((request, d))
                 return d
         return None

@@ -1,6 +1,6 @@
 """The working folder of one model's update: whose it is now, and what becomes of what a killed run left in it.
 
-One update of a model works at a time, in HOME/updates/work/NAME, under a lock that ends with the process. What it is
+One update of a model works at a time, in a folder of its own, under a lock that ends with the process. What it is
 about to register it notes there first. So a folder that is there while nobody holds the lock is of a run that was
 killed: its reservation is given back, unless it was registered to the end, and the folder goes.
 """
